@@ -358,7 +358,7 @@ def draw_many_rows() -> None:
     if st.button(f"Predict {good:,} rows", key="page:score", type="primary", disabled=not good):
         answers = score_file(values, problems).reindex(table.index)
         answers["problem"] = problems
-        while not answers.columns.isdisjoint(table.columns):
+        while set(answers) & set(table):
             answers = answers.add_suffix(" (model)")
         state["page:result"] = file.file_id, pd.concat([table, answers], axis=1)
     scored, result = state.get("page:result", (None, None))

@@ -12,6 +12,7 @@ import csv
 import difflib
 import hashlib
 import io
+import math
 import os
 import platform
 import re
@@ -25,7 +26,7 @@ import numpy as np
 import pandas as pd
 import sklearn
 from sklearn import metrics
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_wine
 from sklearn.dummy import DummyClassifier, DummyRegressor
@@ -45,6 +46,7 @@ MAX_CLASSES = 100
 MAX_GUESSED_CLASSES = 10  # different whole numbers in the target; more are a quantity
 MAX_CHOICES = 200  # texts in one column; more make a list that nobody scrolls
 MAX_COMPARED_ROWS = 50_000  # to cross-validate; the model kept is then fitted to all rows
+CALIBRATION_ROWS = 20_000  # kept out of a large table's fit; 0.2 % exact
 IMPORTANCE_ROWS = 1_000  # of each fold, enough to rank the features
 COVERAGE = 0.9  # the share of truths that intervals and sets of likely labels hold
 
@@ -266,88 +268,78 @@ def build_model(task: str, X: pd.DataFrame) -> dict:
     return {"logistic regression": linear, "gradient boosting": boosting}
 
 
-def loss(model, X: pd.DataFrame, y: np.ndarray) -> float:
-    """Return the log loss of a classifier, the root mean squared error of a regressor."""
-    if hasattr(model, "classes_"):
-        return metrics.log_loss(y, model.predict_proba(X), labels=model.classes_)
-    return metrics.root_mean_squared_error(y, model.predict(X))
+def answers_of(model, X: pd.DataFrame) -> np.ndarray:
+    """Return a classifier's probabilities (rows, classes), a regressor's predictions (rows,)."""
+    return model.predict_proba(X) if is_classifier(model) else model.predict(X)
 
 
-def cross_validate(model, X: pd.DataFrame, y: np.ndarray, folds: list) -> tuple:
-    """Fit a clone for each fold to the other folds' rows. Return the scores on the rows it has
-    not seen, how far off each of these answers is, and the clones."""
-    classes = np.unique(y) if y.dtype.kind == "U" else None
-    predictions, clones = y.copy(), []
-    probabilities = None if classes is None else np.empty((len(y), len(classes)))
-    for train, test in folds:
-        clones.append(clone(model).fit(X.iloc[train], y[train]))
-        predictions[test] = clones[-1].predict(X.iloc[test])
-        if classes is not None:
-            probabilities[test] = clones[-1].predict_proba(X.iloc[test])
+def score(y: np.ndarray, answers: np.ndarray, classes: np.ndarray | None) -> dict[str, float]:
+    """Return scores by scikit-learn's names; the first is the loss that candidates compete in."""
     if classes is None:
-        scores = {
-            "root_mean_squared_error": metrics.root_mean_squared_error(y, predictions),
-            "mean_absolute_error": metrics.mean_absolute_error(y, predictions),
-            "r2": metrics.r2_score(y, predictions),
+        return {
+            "root_mean_squared_error": metrics.root_mean_squared_error(y, answers),
+            "mean_absolute_error": metrics.mean_absolute_error(y, answers),
+            "r2": metrics.r2_score(y, answers),
         }
-        return scores, np.abs(y - predictions), clones
-    scores = {
-        "log_loss": metrics.log_loss(y, probabilities, labels=classes),
-        "accuracy": metrics.accuracy_score(y, predictions),
-        "balanced_accuracy": metrics.balanced_accuracy_score(y, predictions),
+    labels = classes[answers.argmax(axis=1)]
+    return {
+        "log_loss": metrics.log_loss(y, answers, labels=classes),
+        "accuracy": metrics.accuracy_score(y, labels),
+        "balanced_accuracy": metrics.balanced_accuracy_score(y, labels),
     }
-    return scores, 1 - probabilities[np.arange(len(y)), np.searchsorted(classes, y)], clones
 
 
-def conformal_quantile(errors: np.ndarray) -> float:
-    """Return the error that COVERAGE of new rows stay within: split conformal prediction, by the
-    "Gentle Introduction" of Angelopoulos and Bates, 2021, from out-of-fold errors of shape (n,)."""
-    rank = min(len(errors), int(np.ceil((len(errors) + 1) * COVERAGE)))
+def cross_validate(model, X: pd.DataFrame, y: np.ndarray, folds: list) -> tuple[list, np.ndarray]:
+    """Return a clone for each fold, fitted to the other folds, and its answers for that fold."""
+    clones = [clone(model).fit(X.iloc[fit], y[fit]) for fit, _ in folds]
+    answers = [answers_of(each, X.iloc[test]) for each, (_, test) in zip(clones, folds)]
+    places = np.argsort(np.concatenate([test for _, test in folds]))
+    return clones, np.concatenate(answers)[places]
+
+
+def conformal_quantile(y: np.ndarray, answers: np.ndarray, classes: np.ndarray | None) -> float:
+    """Return the error that COVERAGE of new rows stay within, from answers for unseen rows.
+
+    The error is |y - prediction| or 1 - probability of y. Split conformal prediction, as in
+    Angelopoulos and Bates, "A Gentle Introduction to Conformal Prediction", 2021.
+    """
+    if classes is None:
+        errors = np.abs(y - answers)
+    else:
+        errors = 1 - answers[np.arange(len(y)), np.searchsorted(classes, y)]
+    rank = min(len(errors), math.ceil((len(errors) + 1) * COVERAGE))
     return float(np.sort(errors)[rank - 1])
 
 
-def measure_importance(clones: list, X: pd.DataFrame, y: np.ndarray, folds: list) -> dict:
-    """Return how much each feature's shuffling worsens the loss on unseen rows, largest first."""
-    drops = [
-        permutation_importance(
-            model,
-            X.iloc[test[:IMPORTANCE_ROWS]],
-            y[test[:IMPORTANCE_ROWS]],
-            scoring=lambda *arguments: -loss(*arguments),
-            n_repeats=2,
-            random_state=0,
-        ).importances_mean
-        for model, (_, test) in zip(clones, folds)
-    ]
-    mean = np.mean(drops, axis=0)
+def measure_importance(clones: list, X, y, folds: list, classes) -> dict[str, float]:
+    """Return how much shuffling each feature worsens the loss on unseen rows, largest first."""
+
+    def gain(model, X, y):
+        return -next(iter(score(y, answers_of(model, X), classes).values()))
+
+    means = []
+    for model, (_, test) in zip(clones, folds):
+        rows = test[:IMPORTANCE_ROWS]
+        result = permutation_importance(
+            model, X.iloc[rows], y[rows], scoring=gain, n_repeats=1, random_state=0
+        )
+        means.append(result.importances_mean)
+    mean = np.mean(means, axis=0)
     return {X.columns[i]: float(mean[i]) for i in np.argsort(-mean, kind="stable")}
 
 
 def pick_examples(X: pd.DataFrame, y: pd.Series, features: list[dict]) -> list[dict]:
-    """Return up to five real rows, of different classes or from low to high."""
+    """Return up to five real rows, of different classes or from low to high, as JSON has them."""
     groups = y if y.dtype != float else pd.qcut(y.rank(method="first"), 3, labels=False)
-    rows = groups.drop_duplicates().index[:5]
-
-    def plain(value, feature):
-        if pd.isna(value):
-            return None
-        if feature["type"] == "category":
-            return value
-        return (
-            bool(value)
-            if feature["type"] == "boolean"
-            else int(value)
-            if feature["integer"]
-            else float(value)
-        )
-
-    return [
-        {
-            "features": {f["name"]: plain(X.at[row, f["name"]], f) for f in features},
-            "target": y[row],
-        }
-        for row in rows
-    ]
+    examples = []
+    for row in groups.drop_duplicates().index[:5]:
+        values = {}
+        for f in features:
+            value = X.at[row, f["name"]]
+            cast = {"category": str, "boolean": bool, "number": int if f.get("integer") else float}
+            values[f["name"]] = None if pd.isna(value) else cast[f["type"]](value)
+        examples.append({"features": values, "target": y[row]})
+    return examples
 
 
 def save(model, card: dict) -> str:
@@ -388,12 +380,13 @@ def main() -> None:
     )
 
     # leave out the rows that nothing can be learnt from
-    dropped = []
+    dropped, most = [], MAX_COMPARED_ROWS
     if y.isna().any():
         dropped.append({"rows": int(y.isna().sum()), "reason": f"'{target}' is empty"})
     y = y.dropna()
     if task == "classification":
-        least = max(FOLDS, 2 * FOLDS * len(y) // MAX_COMPARED_ROWS)
+        most = max(20_000, 2 * MAX_COMPARED_ROWS // y.nunique())
+        least = max(FOLDS, 2 * FOLDS * len(y) // most)
         for label, count in y.value_counts().items():
             if count < least:
                 reason = f"'{label}' has fewer than the {least} rows that {FOLDS} folds need"
@@ -430,44 +423,62 @@ def main() -> None:
         refuse("no column is left to predict from: the lines above say why")
 
     # compare by cross-validation, on rows that the compared models have not seen
-    values = y.to_numpy(float if task == "regression" else str)
-    some = np.arange(len(y))
-    if len(y) > MAX_COMPARED_ROWS:
-        by = values if task == "classification" else None
-        some, _ = train_test_split(some, train_size=MAX_COMPARED_ROWS, stratify=by, random_state=0)
-    splitter = KFold if task == "regression" else StratifiedKFold
-    X_some, y_some = X.iloc[some], values[some]
-    folds = list(splitter(FOLDS, shuffle=True, random_state=0).split(X_some, y_some))
-    dummy = DummyRegressor() if task == "regression" else DummyClassifier()
-    candidates = {"dummy": dummy, **build_model(task, X)}
-    print(f"\ncross-validated on {len(some):,} rows, {FOLDS} folds")
-    results = {}
+    classes = None if task == "regression" else np.unique(y.to_numpy(str))
+    values = y.to_numpy(float if classes is None else str)
+    rows, others = np.arange(len(y)), np.arange(0)
+    if len(y) > most:
+        rows, others = train_test_split(
+            rows, train_size=most, stratify=None if classes is None else values, random_state=0
+        )
+    some, known = X.iloc[rows], values[rows]
+    splitter = KFold if classes is None else StratifiedKFold
+    folds = list(splitter(FOLDS, shuffle=True, random_state=0).split(some, known))
+    dummy = DummyRegressor() if classes is None else DummyClassifier()
+    print(f"\ncross-validated on {len(rows):,} rows, {FOLDS} folds")
+    candidates, results = {"dummy": dummy, **build_model(task, X)}, {}
     for name, model in candidates.items():
         before = time.perf_counter()
-        results[name] = scores, _, _ = cross_validate(model, X_some, y_some, folds)
-        text = "   ".join(f"{key.replace('_', ' ')} {score:.4g}" for key, score in scores.items())
+        clones, answers = cross_validate(model, some, known, folds)
+        results[name] = score(known, answers, classes), clones, answers
+        text = "   ".join(
+            f"{key.replace('_', ' ')} {value:.4g}" for key, value in results[name][0].items()
+        )
         print(f"  {name:20} {text}   ({time.perf_counter() - before:.1f} s)", flush=True)
-    best = min(list(results)[1:], key=lambda name: next(iter(results[name][0].values())))
-    scores, errors, clones = results[best]
+    losses = {name: next(iter(result[0].values())) for name, result in results.items()}
+    best = min(list(candidates)[1:], key=losses.get)
+    if losses[best] > 0.99 * losses["dummy"]:
+        print(f"  note: hardly better than the dummy; these columns say little about '{target}'")
+    scores, clones, answers = results[best]
 
-    # describe, fit to all rows, save
-    print(f"keeping the {best}; measuring what matters, fitting to all rows", flush=True)
-    kind = {} if task == "regression" else {"classes": [str(c) for c in np.unique(values)]}
+    # fit the best to all rows; a large table can spare some to measure the uncertainty on
+    print(f"keeping the {best}: measuring what matters", flush=True)
+    importance = measure_importance(clones, some, known, folds, classes)
+    spared = others[:CALIBRATION_ROWS] if len(others) >= CALIBRATION_ROWS else others[:0]
+    rows = np.setdiff1d(np.arange(len(y)), spared)
+    print(f"fitting it to {len(rows):,} rows", flush=True)
+    model = clone(candidates[best]).fit(X.iloc[rows], values[rows])
+    if len(spared):
+        known, answers = values[spared], answers_of(model, X.iloc[spared])
+
+    # describe and save
     card = {
         "name": about.get("name", "table"),
         "title": options.title or about.get("title", f"Predict {target}"),
         "description": about.get("description", f"Predicts {target} from {X.shape[1]} columns."),
         "task": task,
         "target": target,
-        **kind,
+        **({} if classes is None else {"classes": classes.tolist()}),
         "features": features,
         "estimator": best,
         "metrics": scores,
         "baseline": results["dummy"][0],
-        "importance": measure_importance(clones, X_some, y_some, folds),
-        "uncertainty": {"coverage": COVERAGE, "quantile": conformal_quantile(errors)},
+        "importance": importance,
+        "uncertainty": {
+            "coverage": COVERAGE,
+            "quantile": conformal_quantile(known, answers, classes),
+        },
         "examples": pick_examples(X, y, features),
-        "rows": len(y),
+        "rows": len(rows),
         "dropped": dropped,
         "versions": {
             "python": platform.python_version(),
@@ -477,7 +488,7 @@ def main() -> None:
             },
         },
     }
-    sha256 = save(clone(candidates[best]).fit(X, values), card)
+    sha256 = save(model, card)
     print(
         f"saved {MODEL_PATH}: {MODEL_PATH.stat().st_size:,} bytes, sha256 {sha256}, "
         f"{time.perf_counter() - started:.1f} s in all"
