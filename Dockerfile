@@ -7,15 +7,15 @@ FROM python:3.13-slim
 # start.sh and the health check ask with it
 RUN apt-get update && apt-get install -y --no-install-recommends curl && rm -rf /var/lib/apt/lists/*
 
-# a Space runs as user 1000, who needs a home
-RUN useradd --uid 1000 --create-home user
-WORKDIR /home/user/app
+# a Space runs as user 1000, who needs a home, and owns /app to train in it
+RUN useradd --uid 1000 --create-home user && install -d -o user /app
+WORKDIR /app
 
 # what changes rarely comes first: a new model rebuilds only what follows; pip compiles bytecode
 COPY requirements.txt .
 RUN pip install --no-cache-dir -r requirements.txt
 
-# the user owns the folder, to train in it
+# train only if no model came along
 COPY --chown=user . .
 USER user
 RUN { [ -s model.joblib ] || python train.py; } && python -m compileall -q .

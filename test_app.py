@@ -42,9 +42,9 @@ class SlowModel:
 
     def predict(self, X):
         values = np.asarray(X)[:, 0]
-        time.sleep(0.5 if (values > 0).any() else 0)
         if 13 in values:
             raise ValueError("unlucky")
+        time.sleep(0.5 if (values > 0).any() else 0)
         return values * 2
 
 
@@ -653,11 +653,6 @@ class Started:
 
     def wait(self):
         wait_for(f"{self.page}/_stcore/health", self.process)
-        return self
-
-    def child(self, name):
-        command = ["pgrep", "-P", str(self.process.pid), "-f", name]
-        return int(subprocess.check_output(command, text=True).split()[0])
 
     def end(self, seconds):
         """Assert that it ends in time with nothing left; return the exit code and stderr."""
@@ -669,37 +664,45 @@ class Started:
         return self.process.returncode, error
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_start_and_stop(signum, code, apis, tmp_path):
-    """From another folder, a path with spaces, without run bit; what is in flight is answered."""
-    folder = tmp_path / "a path"
-    folder.mkdir()
-    for name in ("main_api.py", "main_ui.py", "start.sh", ".streamlit"):
-        copy = shutil.copytree if name == ".streamlit" else shutil.copyfile
-        copy(HERE / name, folder / name)
-    started = Started(folder / "start.sh", MODEL_PATH=str(apis["slow"].path)).wait()
+@pytest.fixture(scope="module")
+def started(apis, tmp_path_factory):
+    """Copies of start.sh for the events below: from another folder, a path with spaces, without
+    the run bit, with the slow model; all at once, to save time."""
+    folder = tmp_path_factory.mktemp("a path")
+    for name in ("main_api.py", "main_ui.py", "start.sh"):
+        shutil.copyfile(HERE / name, folder / name)
+    shutil.copytree(HERE / ".streamlit", folder / ".streamlit")
+    events = ("SIGTERM", "SIGINT", "main_api", "main_ui")
+    path = str(apis["slow"].path)
+    started = {event: Started(folder / "start.sh", MODEL_PATH=path) for event in events}
+    yield started
+    for each in started.values():
+        each.process.kill()
+
+
+@pytest.mark.parametrize(("event", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_start_and_stop(event, code, started):
+    """docker stop and Ctrl-C: what is in flight is answered, and both end."""
+    copy = started[event]
+    copy.wait()
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(ask, started.api + "/predict", {"x": 1.0})
+        answer = pool.submit(ask, copy.api + "/predict", {"x": 1.0})
         time.sleep(0.2)
-        os.killpg(
-            started.process.pid, signum
-        ) if signum == signal.SIGINT else started.process.terminate()
-        assert answer.result() == (
-            200,
-            {
-                "prediction": 2.0,
-                "interval": [1.0, 3.0],
-                "warnings": ["x 1 is above -1, the highest in training"],
-            },
-        )
-    assert started.end(5)[0] == code
+        # Ctrl-C goes to every process of the terminal
+        kill = os.killpg if event == "SIGINT" else os.kill
+        kill(copy.process.pid, getattr(signal, event))
+        assert answer.result()[1]["prediction"] == 2.0
+    assert copy.end(5)[0] == code
 
 
-@pytest.mark.parametrize("name", ["main_api", "main_ui"])
-def test_start_ends_when_one_is_killed(name):
-    started = Started().wait()
-    os.kill(started.child(name), signal.SIGKILL)
-    assert started.end(3)[0] == 137
+@pytest.mark.skipif(not shutil.which("pgrep"), reason="pgrep is not installed")
+@pytest.mark.parametrize("event", ["main_api", "main_ui"])
+def test_start_ends_when_one_is_killed(event, started):
+    copy = started[event]
+    copy.wait()
+    command = ["pgrep", "-P", str(copy.process.pid), "-f", event]
+    os.kill(int(subprocess.check_output(command)), signal.SIGKILL)
+    assert copy.end(3)[0] == 137
 
 
 def test_start_refuses(tmp_path):
