@@ -20,7 +20,7 @@ import streamlit as st
 API_URL = os.environ.get("API_URL", f"http://127.0.0.1:{os.environ.get('API_PORT', '8001')}")
 TIMEOUT_SECONDS = 10
 FORM_COLUMNS = 3
-UNFOLDED = 20  # features in sight; of more, the less important ones are folded away
+UNFOLDED = 21  # features in sight; of more, the less important ones are folded away
 BARS = 10  # classes or features in a chart; nobody compares more
 WHAT_IF_POINTS = 60
 CHUNK_ROWS = 1_000  # of a file in one request, so that the bar moves
@@ -70,12 +70,12 @@ def rounded(value: float, scale: float) -> str:
     return f"{value:,.{min(decimals, 12)}f}"
 
 
-def bars(values: dict[str, float], labels: dict[str, str], about: str) -> None:
-    """Draw the largest values as horizontal bars, each with its label."""
+def bars(values: dict[str, float], labels: dict[str, str], about: str, full: float) -> None:
+    """Draw the largest values as horizontal bars up to full, each with its label."""
     rows = sorted(values.items(), key=lambda item: -item[1])[:BARS]
     data = pd.DataFrame({"name": f"{n}: {labels[n]}", "value": value} for n, value in rows)
     y = {"field": "name", "type": "nominal", "sort": None, "title": None}
-    x = {"field": "value", "type": "quantitative", "axis": None}
+    x = {"field": "value", "type": "quantitative", "axis": None, "scale": {"domain": [0, full]}}
     spec = {
         "mark": "bar",
         "encoding": {"y": y | {"axis": {"labelLimit": 300, "labelFontSize": 14}}, "x": x},
@@ -241,7 +241,7 @@ with right:
         st.metric(target, prediction)
         st.markdown(f"with a probability of **{percent(probabilities[prediction])}**")
         labels = {label: percent(p) for label, p in probabilities.items()}
-        bars(probabilities, labels, "probabilities")
+        bars(probabilities, labels, "probabilities", 1)
         if len(answer["likely"]) > 1:
             sure = f"{card['uncertainty']['coverage']:.0%}"
             st.markdown(
@@ -396,7 +396,7 @@ with about:
     importance = {name: max(0.0, value) for name, value in card["importance"].items()}
     total = sum(importance.values()) or 1
     shares = {name: f"{100 * value / total:.0f} %" for name, value in importance.items()}
-    bars(importance, shares, "share of the features' importance")
+    bars(importance, shares, "importance", max(importance.values()) or 1)
     st.subheader("What it was trained on")
     ranges = {
         f["name"]: f"{f['minimum']:,.10g} to {f['maximum']:,.10g}"
@@ -412,7 +412,7 @@ with about:
     st.caption(f"Trained with {versions}. SHA-256 of the file: {card['sha256']}")
 
 with programmers:
-    body, url = json.dumps(row), f"{API_URL}/predict"
+    body, url = json.dumps(row, ensure_ascii=False), f"{API_URL}/predict"
     st.markdown("The API answers on the machine or in the container where it runs.")
     st.code(
         f"curl {url} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
