@@ -127,7 +127,7 @@ def make_schema(card: dict) -> tuple[type[BaseModel], type[BaseModel]]:
             kind = Literal[tuple(f["choices"])]
         if f["nullable"]:
             kind, default, about = kind | None, None, about + ", may be missing"
-        kinds = Annotated[list[kind], Field(max_length=MAX_ROWS)]
+        kinds = Annotated[list[kind], Field(min_length=1, max_length=MAX_ROWS)]
         kinds = kinds | None if f["nullable"] else kinds
         row[f"f{i}"] = kind, Field(default, alias=f["name"], description=about)
         columns[f"f{i}"] = kinds, Field(default, alias=f["name"], description=about)
@@ -368,8 +368,8 @@ async def lifespan(app: FastAPI):
         """Predict many rows, given and answered as columns."""
         given = {n: column for n, column in zip(names, vars(body).values()) if column is not None}
         lengths = {name: len(column) for name, column in given.items()}
-        if len(set(lengths.values())) != 1 or 0 in lengths.values():
-            message = f"Columns should be equally long, with at least 1 row, not {lengths}"
+        if len(set(lengths.values())) != 1:
+            message = f"Columns should have equally many rows, at least 1, not {lengths}"
             raise RequestValidationError([{"loc": ["body"], "msg": message, "type": "columns"}])
         X = np.full((max(lengths.values()), len(names)), np.nan)
         for i, name in enumerate(names):

@@ -26,6 +26,10 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.compose import make_column_transformer
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from streamlit.testing.v1 import AppTest
 
 import main_api
@@ -143,6 +147,7 @@ def write_mixed(path: Path) -> None:
             rng.choice(["true", "FALSE"]),
             "" if i % 5 == 0 else i % 11,
         ]
+        kind = {0: "", 1: "rare"}.get(i % 80, kind)
         lines.append(";".join(map(str, [*cells, f"2024-01-{i % 28 + 1:02}", kind])))
     path.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
 
@@ -212,7 +217,9 @@ def test_train_mixed_table(apis):
         ("model_config", "boolean", False),
         ("Größe", "number", True),
     ]
-    reasons = {entry["column"]: entry["reason"] for entry in card["dropped"]}
+    assert [entry["rows"] for entry in card["dropped"] if "rows" in entry] == [2, 2]
+    assert "'rare' has fewer than the 5 rows" in card["dropped"][1]["reason"]
+    reasons = {e["column"]: e["reason"] for e in card["dropped"] if "column" in e}
     assert reasons == {"id": "an identifier: whole numbers, all different", "when": "dates"}
     assert card["features"][2]["choices"] == ["None", "grün", "rot"]
     assert 1000 <= card["features"][3]["minimum"] <= card["features"][3]["maximum"] <= 9000
@@ -256,6 +263,24 @@ def test_train_covers(tmp_path, monkeypatch):
         assert 0.87 <= np.mean(holds) <= 0.93
 
 
+def test_train_own_model(tmp_path, monkeypatch):
+    """A pipeline of one's own, which selects columns by name, is trained and served."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(60, 2)), columns=["class", "b"])
+    table["y"] = table["class"] * 2
+    columns = make_column_transformer((StandardScaler(), ["class"]))
+    monkeypatch.setattr(train, "build_model", lambda task, X: make_pipeline(columns, Ridge()))
+    monkeypatch.setattr(train, "load_table", lambda path: table)
+    monkeypatch.setattr(train, "MODEL_PATH", tmp_path / "model.joblib")
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    train.main()
+    model, card, _ = main_api.load_model(str(tmp_path / "model.joblib"))
+    batcher = main_api.Batcher(model, card)
+    assert not batcher.as_array
+    answer = batcher.answer(table[["class", "b"]].to_numpy())
+    assert answer["prediction"] == model.predict(table[["class", "b"]]).tolist()
+
+
 ROWS = "".join(f"{i % 7},{i % 2}\n" for i in range(40))
 
 
@@ -282,6 +307,7 @@ ROWS = "".join(f"{i % 7},{i % 2}\n" for i in range(40))
             "'x' in data row 10",
         ),
         ("a,y\n" + "".join(f"{i},{i % 2}\n" for i in range(40)), [], "no column is left"),
+        ("a,y\n" + "".join(f"{i % 7},\n" for i in range(40)), [], "0 classes"),
     ],
 )
 def test_train_refuses(content, arguments, words, tmp_path, monkeypatch, capsys):
@@ -421,10 +447,12 @@ def test_predict_batch_refuses(api):
     assert (status, answer["detail"][0]["loc"]) == (422, ["body", name, 7])
     status, answer = ask(url, columns | {name: [{}] * 50})
     assert (status, len(answer["detail"])) == (422, 20)
-    for body in (columns | {name: columns[name][1:]}, {key: [] for key in columns}):
-        status, answer = ask(url, body)
-        assert (status, answer["detail"][0]["loc"]) == (422, ["body"])
-        assert "equally long" in answer["detail"][0]["msg"]
+    status, answer = ask(url, columns | {name: columns[name][1:]})
+    assert (status, answer["detail"][0]["loc"]) == (422, ["body"])
+    assert "equally many rows" in answer["detail"][0]["msg"]
+    status, answer = ask(url, {key: [] for key in columns})
+    assert status == 422
+    assert "at least 1" in answer["detail"][0]["msg"]
     status, answer = ask(url, {name: column * 201 for name, column in columns.items()})
     assert status == 422
     assert "at most 10000" in answer["detail"][0]["msg"]

@@ -18,15 +18,18 @@ import platform
 import re
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
+
+# threads that spin while they wait make boosting 20 times slower on a busy machine
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import joblib
 import numpy as np
 import pandas as pd
-import sklearn
 from sklearn import metrics
-from sklearn.base import clone, is_classifier
+from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_wine
 from sklearn.dummy import DummyClassifier, DummyRegressor
@@ -45,6 +48,7 @@ FOLDS = 5  # of the cross-validation; a class needs as many rows
 MAX_CLASSES = 100
 MAX_GUESSED_CLASSES = 10  # different whole numbers in the target; more are a quantity
 MAX_CHOICES = 200  # texts in one column; more make a list that nobody scrolls
+MAX_NUMBER = 1e30  # as in main_api.py
 MAX_COMPARED_ROWS = 50_000  # to cross-validate; the model kept is then fitted to all rows
 CALIBRATION_ROWS = 20_000  # kept out of a large table's fit; 0.2 % exact
 IMPORTANCE_ROWS = 1_000  # of each fold, enough to rank the features
@@ -158,12 +162,13 @@ def decimal_mark(table: pd.DataFrame) -> str:
     return max(readable, key=readable.get)
 
 
-def refuse_mixed(texts: pd.Series, numbers: pd.Series) -> NoReturn:
-    row = texts.index[texts.notna() & numbers.isna()][0]
-    refuse(
-        f"column '{texts.name}' holds numbers, but '{texts[row]}' in data row {row + 1}: "
-        "correct such cells, empty them, or take the column out"
-    )
+def refuse_mixed(texts: pd.Series, numbers: pd.Series) -> None:
+    """Refuse a column of numbers in which a text is none, or too large to compute with."""
+    for row in texts.index[texts.notna() & ~(numbers.abs() <= MAX_NUMBER)][:1]:
+        refuse(
+            f"column '{texts.name}' holds numbers, but '{texts[row]}' in data row {row + 1}: "
+            "correct such cells, empty them, or take the column out"
+        )
 
 
 def read_column(column: pd.Series, mark: str) -> tuple[str, pd.Series | str]:
@@ -180,8 +185,7 @@ def read_column(column: pd.Series, mark: str) -> tuple[str, pd.Series | str]:
         return "dropped", f"always '{known.iloc[0]}'"
     numbers = to_numbers(texts, mark)
     if numbers.count() == rows:
-        if np.isinf(numbers).any():
-            refuse_mixed(texts, numbers.where(np.isfinite(numbers)))
+        refuse_mixed(texts, numbers)
         if levels == len(texts) and (numbers % 1 == 0).all():
             named = re.search(IDENTIFIER, str(column.name))
             if named or numbers.max() - numbers.min() < rows:
@@ -241,13 +245,12 @@ def read_target(column: pd.Series, mark: str, task: str | None) -> tuple[str, pd
     if task == "classification":
         spell = (lambda number: f"{number:.15g}") if texts.dtype == float else str
         return task, texts.map(spell, na_action="ignore")
-    if numbers.count() < texts.count() or np.isinf(numbers).any():
-        refuse_mixed(texts, numbers.where(np.isfinite(numbers)))
+    refuse_mixed(texts, numbers)
     return task, numbers
 
 
-def build_model(task: str, X: pd.DataFrame) -> dict:
-    """Return the estimators to compare, by name. Replace it for others: {"mine": MyEstimator()}.
+def build_model(task: str, X: pd.DataFrame) -> dict | BaseEstimator:
+    """Return the estimators to compare, by name. Replace it to return others, or just one.
 
     X has the table's column names: float64 for numbers and booleans, categorical for texts.
     A classifier needs predict_proba.
@@ -385,12 +388,12 @@ def main() -> None:
         dropped.append({"rows": int(y.isna().sum()), "reason": f"'{target}' is empty"})
     y = y.dropna()
     if task == "classification":
-        most = max(20_000, 2 * MAX_COMPARED_ROWS // y.nunique())
+        most = max(20_000, 2 * MAX_COMPARED_ROWS // max(2, y.nunique()))
         least = max(FOLDS, 2 * FOLDS * len(y) // most)
         for label, count in y.value_counts().items():
             if count < least:
                 reason = f"'{label}' has fewer than the {least} rows that {FOLDS} folds need"
-                dropped.append({"rows": count, "reason": reason})
+                dropped.append({"rows": int(count), "reason": reason})
                 y = y[y != label]
         if not 2 <= y.nunique() <= MAX_CLASSES:
             refuse(
@@ -412,9 +415,8 @@ def main() -> None:
         what = f"{f['minimum']:g} to {f['maximum']:g}" if f["type"] == "number" else ""
         what = ", ".join(f.get("choices", [what]))
         gaps = f"   {X[f['name']].isna().mean():.0%} gaps" if f["nullable"] else ""
-        print(
-            f"  {f['name']:{wide}}  {'whole ' if f.get('integer') else ''}{f['type']:8}  {what[:60]}{gaps}"
-        )
+        kind = "whole number" if f.get("integer") else f["type"]
+        print(f"  {f['name']:{wide}}  {kind:12}  {what[:60]}{gaps}")
     for d in dropped:
         print(
             f"  {d.get('column') or format(d['rows'], ',') + ' rows':{wide}}  left out: {d['reason']}"
@@ -435,8 +437,12 @@ def main() -> None:
     folds = list(splitter(FOLDS, shuffle=True, random_state=0).split(some, known))
     dummy = DummyRegressor() if classes is None else DummyClassifier()
     print(f"\ncross-validated on {len(rows):,} rows, {FOLDS} folds")
-    candidates, results = {"dummy": dummy, **build_model(task, X)}, {}
-    for name, model in candidates.items():
+    built, results = build_model(task, X), {}
+    if not isinstance(built, dict):
+        built = {type(built).__name__: built}
+    for name, model in {"dummy": dummy, **built}.items():
+        if classes is not None and not hasattr(model, "predict_proba"):
+            refuse(f"the {name} has no predict_proba: wrap it in CalibratedClassifierCV")
         before = time.perf_counter()
         clones, answers = cross_validate(model, some, known, folds)
         results[name] = score(known, answers, classes), clones, answers
@@ -445,7 +451,7 @@ def main() -> None:
         )
         print(f"  {name:20} {text}   ({time.perf_counter() - before:.1f} s)", flush=True)
     losses = {name: next(iter(result[0].values())) for name, result in results.items()}
-    best = min(list(candidates)[1:], key=losses.get)
+    best = min(built, key=losses.get)
     if losses[best] > 0.99 * losses["dummy"]:
         print(f"  note: hardly better than the dummy; these columns say little about '{target}'")
     scores, clones, answers = results[best]
@@ -456,7 +462,7 @@ def main() -> None:
     spared = others[:CALIBRATION_ROWS] if len(others) >= CALIBRATION_ROWS else others[:0]
     rows = np.setdiff1d(np.arange(len(y)), spared)
     print(f"fitting it to {len(rows):,} rows", flush=True)
-    model = clone(candidates[best]).fit(X.iloc[rows], values[rows])
+    model = clone(built[best]).fit(X.iloc[rows], values[rows])
     if len(spared):
         known, answers = values[spared], answers_of(model, X.iloc[spared])
 
@@ -482,10 +488,7 @@ def main() -> None:
         "dropped": dropped,
         "versions": {
             "python": platform.python_version(),
-            **{
-                m.__name__.replace("sklearn", "scikit-learn"): m.__version__
-                for m in (sklearn, np, pd, joblib)
-            },
+            **{name: version(name) for name in ("scikit-learn", "numpy", "pandas", "joblib")},
         },
     }
     sha256 = save(model, card)
