@@ -187,8 +187,9 @@ def score_file(values: pd.DataFrame, problems: pd.Series) -> pd.DataFrame:
     return pd.concat(answers)
 
 
-st.set_page_config("Model", layout="wide")
+st.set_page_config(layout="wide")
 status, card = call("/model")
+st.set_page_config(card["title"])
 features, examples = card["features"], card["examples"]
 target, is_classification = plain(card["target"]), card["task"] == "classification"
 
