@@ -218,14 +218,15 @@ class Batcher:
     def answer(self, X: np.ndarray) -> dict[str, Any]:
         """Return the answer's columns; the prediction is None where the model has none."""
         answers, rows = self.call_safely(X), np.arange(len(X))
-        sentences: list[list[str]] = [[] for _ in rows]
+        # rows share their lists until one needs another: thousands of lists cost as much as a call
+        sentences: list[list[str]] = [[]] * len(X)
         for bound, outside, words in (
             (self.low, X < self.low, "below {:.10g}, the lowest in training"),
             (self.high, X > self.high, "above {:.10g}, the highest in training"),
         ):
             for row, i in np.argwhere(outside) if outside.any() else ():
                 value = f"{self.features[i]['name']} {X[row, i]:.10g}"
-                sentences[row].append(f"{value} is {words.format(bound[i])}")
+                sentences[row] = [*sentences[row], f"{value} is {words.format(bound[i])}"]
         if self.classes is None:
             predictions = answers[:, 0]
             interval = np.column_stack([predictions - self.quantile, predictions + self.quantile])
@@ -234,12 +235,13 @@ class Batcher:
             # likely: the predicted class, then those that reach the conformal threshold
             probabilities, places = answers[:, 1:], np.nan_to_num(answers[:, 0]).astype(int)
             predictions = self.classes[places].tolist()
-            likely = [[label] for label in predictions]
+            alone = [[label] for label in self.classes]
+            likely = [alone[place] for place in places.tolist()]
             others = probabilities >= 1 - self.quantile
             others[rows, places] = False
             for row in np.flatnonzero(others.any(axis=1)):
                 order = np.argsort(-probabilities[row], kind="stable")
-                likely[row] += self.classes[order[others[row, order]]].tolist()
+                likely[row] = likely[row] + self.classes[order[others[row, order]]].tolist()
             columns = {"prediction": predictions, "probabilities": probabilities, "likely": likely}
         for row in np.flatnonzero(~np.isfinite(answers).all(axis=1)):
             columns["prediction"][row] = None
