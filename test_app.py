@@ -6,6 +6,7 @@ The test in a browser needs Playwright and Debian's Chromium; it is skipped with
 """
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -38,6 +39,7 @@ import train
 HERE = Path(__file__).parent
 MODEL = Path(os.environ.get("MODEL_PATH", HERE / "model.joblib")).resolve()
 BIN = Path(sys.executable).parent
+PORTS = itertools.count(20_000 + os.getpid() % 10_000)
 ENV = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(HERE)}
 
 
@@ -53,9 +55,11 @@ class SlowModel:
 
 
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Return a new port, below the range from which outgoing connections take theirs."""
+    for port in PORTS:
+        with socket.socket() as s:
+            if s.connect_ex(("127.0.0.1", port)) != 0:
+                return port
 
 
 def ask(url, body=None, content_type="application/json"):
