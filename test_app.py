@@ -298,7 +298,8 @@ ROWS = "".join(f"{i % 7},{i % 2}\n" for i in range(40))
         ("a,b\n1,2\n1,2,3\n", [], "line 3"),
         ("price,y\n" + ROWS, ["--target", "prize"], "did you mean --target 'price'"),
         ("a,y\n" + ROWS.replace(",1", ",0"), [], "has 1 classes"),
-        ("a,y\n" + ROWS[:32], [], "usable rows|2 classes|0 classes|1 classes"),
+        ("a,y\n" + ROWS[:32], [], "0 classes with 5 rows"),
+        ("a,y\n" + ROWS[:32], ["--task", "regression"], "8 usable rows"),
         ("a,y\n" + ROWS, ["--task", "regression", "--target", "a"], None),
         (
             "a,y\n" + "".join(f"{i * 0.7},{i if i - 9 else 'x'}\n" for i in range(40)),
@@ -644,7 +645,11 @@ def test_page_many_rows(page, api):
 
 
 def test_page_refuses_files(page, api):
-    for content, words in ((b"x\n1\n", "has no column"), (b"", "no table"), (b'a,b\n"1,2\n', "no")):
+    for content, words in (
+        (b"x\n1\n", "has no column"),
+        (b"", "no table"),
+        (b'a,b\n"1,2\n', "no table"),
+    ):
         page.file_uploader(key="page:file").set_value(("t.csv", content, "text/csv")).run()
         assert not page.exception
         assert words in words_on(page)
