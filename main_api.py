@@ -218,22 +218,24 @@ class Batcher:
     def answer(self, X: np.ndarray) -> dict[str, Any]:
         """Return the answer's columns; the prediction is None where the model has none."""
         answers, rows = self.call_safely(X), np.arange(len(X))
+        failed = np.flatnonzero(~np.isfinite(answers).all(axis=1))
         # rows share their lists until one needs another: thousands of lists cost as much as a call
         sentences: list[list[str]] = [[]] * len(X)
-        for bound, outside, words in (
-            (self.low, X < self.low, "below {:.10g}, the lowest in training"),
-            (self.high, X > self.high, "above {:.10g}, the highest in training"),
-        ):
-            for row, i in np.argwhere(outside) if outside.any() else ():
-                value = f"{self.features[i]['name']} {X[row, i]:.10g}"
-                sentences[row] = [*sentences[row], f"{value} is {words.format(bound[i])}"]
+        for row, i in np.argwhere((X < self.low) | (X > self.high)):
+            f, value = self.features[i], X[row, i]
+            bound, where, end = f["maximum"], "above", "highest"
+            if value < self.low[i]:
+                bound, where, end = f["minimum"], "below", "lowest"
+            words = f"{f['name']} {value:.10g} is {where} {bound:.10g}, the {end} in training"
+            sentences[row] = [*sentences[row], words]
         if self.classes is None:
             predictions = answers[:, 0]
             interval = np.column_stack([predictions - self.quantile, predictions + self.quantile])
             columns = {"prediction": predictions.tolist(), "interval": interval.tolist()}
         else:
             # likely: the predicted class, then those that reach the conformal threshold
-            probabilities, places = answers[:, 1:], np.nan_to_num(answers[:, 0]).astype(int)
+            answers[failed] = 0
+            probabilities, places = answers[:, 1:], answers[:, 0].astype(int)
             predictions = self.classes[places].tolist()
             alone = [[label] for label in self.classes]
             likely = [alone[place] for place in places.tolist()]
@@ -243,7 +245,7 @@ class Batcher:
                 order = np.argsort(-probabilities[row], kind="stable")
                 likely[row] = likely[row] + self.classes[order[others[row, order]]].tolist()
             columns = {"prediction": predictions, "probabilities": probabilities, "likely": likely}
-        for row in np.flatnonzero(~np.isfinite(answers).all(axis=1)):
+        for row in failed:
             columns["prediction"][row] = None
         return columns | {"warnings": sentences}
 
@@ -257,7 +259,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         work = Work(X, request, loop, loop.create_future(), time.monotonic())
         self.waiting_rows += len(X)
-        self.queue.put(work)
+        loop.call_soon(self.queue.put, work)  # after the other requests that are being read
         try:
             columns, mine = await work.future
         finally:
@@ -373,12 +375,10 @@ async def lifespan(app: FastAPI):
         if len(set(lengths.values())) != 1:
             message = f"Columns should have equally many rows, at least 1, not {lengths}"
             raise RequestValidationError([{"loc": ["body"], "msg": message, "type": "columns"}])
-        X = np.full((max(lengths.values()), len(names)), np.nan)
-        for i, name in enumerate(names):
-            column = given.get(name, [None])
-            X[:, i] = np.array(
-                [places[name][v] for v in column] if name in places else column, float
-            )
+        for name in places.keys() & given.keys():
+            given[name] = [places[name][choice] for choice in given[name]]
+        missing = [None] * max(lengths.values())
+        X = np.array([given.get(name, missing) for name in names], float).T
         columns, mine = await batcher.predict(X, request)
         answer = {key: column[mine] for key, column in columns.items()}
         if Many is Classifications:
