@@ -22,8 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
-# boosting's threads wait for each other: long spinning starves a busy machine, none is slower still
-os.environ["GOMP_SPINCOUNT"] = "10000"
+# boosting's threads wait for each other at each step: on a shared machine, slower than one thread
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import joblib
 import numpy as np
