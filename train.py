@@ -358,6 +358,67 @@ def save(model, card: dict) -> str:
     return hashlib.sha256(MODEL_PATH.read_bytes()).hexdigest()
 
 
+def compared_rows(y: pd.Series, task: str) -> int:
+    """Return how many rows to compare on: fewer of many classes, each of which gets its trees."""
+    if task == "regression":
+        return MAX_COMPARED_ROWS
+    return max(20_000, 2 * MAX_COMPARED_ROWS // max(2, y.nunique()))
+
+
+def keep_rows(y: pd.Series, task: str) -> tuple[pd.Series, list[dict]]:
+    """Return the target of the rows that something can be learnt from, and why others are out."""
+    dropped = []
+    if y.isna().any():
+        dropped.append({"rows": int(y.isna().sum()), "reason": f"'{y.name}' is empty"})
+        y = y.dropna()
+    if task == "classification":
+        least = max(FOLDS, 2 * FOLDS * len(y) // compared_rows(y, task))
+        for label, count in y.value_counts().items():
+            if count < least:
+                reason = f"'{label}' has fewer than the {least} rows that {FOLDS} folds need"
+                dropped.append({"rows": int(count), "reason": reason})
+                y = y[y != label]
+        if not 2 <= y.nunique() <= MAX_CLASSES:
+            refuse(
+                f"target '{y.name}' has {y.nunique()} classes with {least} rows or more: a "
+                f"classification needs 2 to {MAX_CLASSES}; is --target or --task another?"
+            )
+    if len(y) < MIN_ROWS:
+        refuse(f"{len(y)} usable rows: give {MIN_ROWS} or more where '{y.name}' is known")
+    if y.nunique() == 1:
+        refuse(f"target '{y.name}' is always {y.iloc[0]}: there is nothing to learn")
+    return y, dropped
+
+
+def print_columns(X: pd.DataFrame, features: list[dict], dropped: list[dict]) -> None:
+    """Print what each column is, and what is left out."""
+    names = [d.get("column") or f"{d['rows']:,} rows" for d in dropped]
+    wide = max(map(len, [*X.columns, *names]), default=0)
+    for f in features:
+        what = f"{f['minimum']:g} to {f['maximum']:g}" if f["type"] == "number" else ""
+        what = ", ".join(f.get("choices", [what]))
+        gaps = f"   {X[f['name']].isna().mean():.0%} gaps" if f["nullable"] else ""
+        kind = "whole number" if f.get("integer") else f["type"]
+        print(f"  {f['name']:{wide}}  {kind:12}  {what[:60]}{gaps}")
+    for name, d in zip(names, dropped):
+        print(f"  {name:{wide}}  left out: {d['reason']}")
+
+
+def compare(models: dict, X: pd.DataFrame, y: np.ndarray, classes, folds: list) -> dict[str, tuple]:
+    """Return each model's scores, clones and answers for rows it has not seen; print the scores."""
+    results = {}
+    for name, model in models.items():
+        if classes is not None and not hasattr(model, "predict_proba"):
+            refuse(f"the {name} has no predict_proba: wrap it in CalibratedClassifierCV")
+        started = time.perf_counter()
+        clones, answers = cross_validate(model, X, y, folds)
+        scores = score(y, answers, classes)
+        results[name] = scores, clones, answers
+        text = "   ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in scores.items())
+        print(f"  {name:20} {text}   ({time.perf_counter() - started:.1f} s)", flush=True)
+    return results
+
+
 def main() -> None:
     started = time.perf_counter()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -377,87 +438,41 @@ def main() -> None:
         refuse(f"no column '{target}': did you mean --target '{nearest[0]}'?")
     mark = decimal_mark(table)
     task, y = read_target(table.pop(target), mark, options.task)
-    print(
-        f"{len(y):,} rows, {table.shape[1] + 1} columns; {task} of '{target}'"
-        f"{'' if options.task else ' (--task overrides)'}"
-    )
+    overrides = "" if options.task else " (--task overrides)"
+    print(f"{len(y):,} rows, {table.shape[1] + 1} columns; {task} of '{target}'{overrides}")
 
-    # leave out the rows that nothing can be learnt from
-    dropped, most = [], MAX_COMPARED_ROWS
-    if y.isna().any():
-        dropped.append({"rows": int(y.isna().sum()), "reason": f"'{target}' is empty"})
-    y = y.dropna()
-    if task == "classification":
-        most = max(20_000, 2 * MAX_COMPARED_ROWS // max(2, y.nunique()))
-        least = max(FOLDS, 2 * FOLDS * len(y) // most)
-        for label, count in y.value_counts().items():
-            if count < least:
-                reason = f"'{label}' has fewer than the {least} rows that {FOLDS} folds need"
-                dropped.append({"rows": int(count), "reason": reason})
-                y = y[y != label]
-        if not 2 <= y.nunique() <= MAX_CLASSES:
-            refuse(
-                f"target '{target}' has {y.nunique()} classes with {least} rows or more: a "
-                f"classification needs 2 to {MAX_CLASSES}; is --target or --task another?"
-            )
-    if len(y) < MIN_ROWS:
-        refuse(
-            f"{len(y)} usable rows: give a table with {MIN_ROWS} or more where '{target}' is known"
-        )
-    if y.nunique() == 1:
-        refuse(f"target '{target}' is always {y.iloc[0]}: there is nothing to learn")
-
-    # decide what each column is
+    # decide what each row and column is
+    y, dropped = keep_rows(y, task)
     X, features, columns = read_features(table.loc[y.index], mark)
     dropped += columns
-    wide = max(map(len, [*X.columns, *(d.get("column", "") for d in dropped), "left out"]))
-    for f in features:
-        what = f"{f['minimum']:g} to {f['maximum']:g}" if f["type"] == "number" else ""
-        what = ", ".join(f.get("choices", [what]))
-        gaps = f"   {X[f['name']].isna().mean():.0%} gaps" if f["nullable"] else ""
-        kind = "whole number" if f.get("integer") else f["type"]
-        print(f"  {f['name']:{wide}}  {kind:12}  {what[:60]}{gaps}")
-    for d in dropped:
-        print(
-            f"  {d.get('column') or format(d['rows'], ',') + ' rows':{wide}}  left out: {d['reason']}"
-        )
+    print_columns(X, features, dropped)
     if not features:
         refuse("no column is left to predict from: the lines above say why")
 
-    # compare by cross-validation, on rows that the compared models have not seen
+    # compare by cross-validation with the dummy, of a large table on a part
     classes = None if task == "regression" else np.unique(y.to_numpy(str))
     values = y.to_numpy(float if classes is None else str)
-    rows, others = np.arange(len(y)), np.arange(0)
+    rows, others, most = np.arange(len(y)), np.arange(0), compared_rows(y, task)
     if len(y) > most:
-        rows, others = train_test_split(
-            rows, train_size=most, stratify=None if classes is None else values, random_state=0
-        )
+        groups = None if classes is None else values
+        rows, others = train_test_split(rows, train_size=most, stratify=groups, random_state=0)
     some, known = X.iloc[rows], values[rows]
-    splitter = KFold if classes is None else StratifiedKFold
-    folds = list(splitter(FOLDS, shuffle=True, random_state=0).split(some, known))
-    dummy = DummyRegressor() if classes is None else DummyClassifier()
     print(f"\ncross-validated on {len(rows):,} rows, {FOLDS} folds")
-    built, results = build_model(task, X), {}
-    if not isinstance(built, dict):
-        built = {type(built).__name__: built}
-    for name, model in {"dummy": dummy, **built}.items():
-        if classes is not None and not hasattr(model, "predict_proba"):
-            refuse(f"the {name} has no predict_proba: wrap it in CalibratedClassifierCV")
-        before = time.perf_counter()
-        clones, answers = cross_validate(model, some, known, folds)
-        results[name] = score(known, answers, classes), clones, answers
-        text = "   ".join(
-            f"{key.replace('_', ' ')} {value:.4g}" for key, value in results[name][0].items()
-        )
-        print(f"  {name:20} {text}   ({time.perf_counter() - before:.1f} s)", flush=True)
-    losses = {name: next(iter(result[0].values())) for name, result in results.items()}
+    dummy, splitter = (
+        (DummyRegressor(), KFold) if classes is None else (DummyClassifier(), StratifiedKFold)
+    )
+    folds = list(splitter(FOLDS, shuffle=True, random_state=0).split(some, known))
+    built = build_model(task, X)
+    built = built if isinstance(built, dict) else {type(built).__name__: built}
+    results = compare({"dummy": dummy, **built}, some, known, classes, folds)
+    losses = {name: next(iter(scores.values())) for name, (scores, _, _) in results.items()}
     best = min(built, key=losses.get)
     if losses[best] > 0.99 * losses["dummy"]:
         print(f"  note: hardly better than the dummy; these columns say little about '{target}'")
-    scores, clones, answers = results[best]
 
     # fit the best to all rows; a large table can spare some to measure the uncertainty on
     print(f"keeping the {best}: measuring what matters", flush=True)
+    scores, clones, answers = results[best]
     importance = measure_importance(clones, some, known, folds, classes)
     spared = others[:CALIBRATION_ROWS] if len(others) >= CALIBRATION_ROWS else others[:0]
     rows = np.setdiff1d(np.arange(len(y)), spared)
@@ -465,8 +480,10 @@ def main() -> None:
     model = clone(built[best]).fit(X.iloc[rows], values[rows])
     if len(spared):
         known, answers = values[spared], answers_of(model, X.iloc[spared])
+    quantile = conformal_quantile(known, answers, classes)
 
     # describe and save
+    packages = ("scikit-learn", "numpy", "pandas", "joblib")
     card = {
         "name": about.get("name", "table"),
         "title": options.title or about.get("title", f"Predict {target}"),
@@ -479,23 +496,15 @@ def main() -> None:
         "metrics": scores,
         "baseline": results["dummy"][0],
         "importance": importance,
-        "uncertainty": {
-            "coverage": COVERAGE,
-            "quantile": conformal_quantile(known, answers, classes),
-        },
+        "uncertainty": {"coverage": COVERAGE, "quantile": quantile},
         "examples": pick_examples(X, y, features),
         "rows": len(rows),
         "dropped": dropped,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("scikit-learn", "numpy", "pandas", "joblib")},
-        },
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
     }
     sha256 = save(model, card)
-    print(
-        f"saved {MODEL_PATH}: {MODEL_PATH.stat().st_size:,} bytes, sha256 {sha256}, "
-        f"{time.perf_counter() - started:.1f} s in all"
-    )
+    size, seconds = MODEL_PATH.stat().st_size, time.perf_counter() - started
+    print(f"saved {MODEL_PATH}: {size:,} bytes, sha256 {sha256}, {seconds:.1f} s in all")
 
 
 if __name__ == "__main__":
