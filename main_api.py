@@ -56,6 +56,10 @@ logging.getLogger("uvicorn.access").disabled = True  # a line a request costs a 
 warnings.filterwarnings("ignore", "X does not have valid feature names")
 
 
+# low and high; a list, since not every reader of OpenAPI 3.1 knows a tuple's prefixItems
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
 class Classification(BaseModel):
     prediction: str
     probabilities: dict[str, float]
@@ -65,7 +69,7 @@ class Classification(BaseModel):
 
 class Regression(BaseModel):
     prediction: float
-    interval: tuple[float, float]
+    interval: Interval
     warnings: list[str]
 
 
@@ -78,7 +82,7 @@ class Classifications(BaseModel):
 
 class Regressions(BaseModel):
     prediction: list[float]
-    interval: list[tuple[float, float]]
+    interval: list[Interval]
     warnings: list[list[str]]
 
 
@@ -145,7 +149,6 @@ def make_schema(card: dict) -> tuple[type[BaseModel], type[BaseModel]]:
 class Work(NamedTuple):
     X: np.ndarray
     request: Request
-    loop: asyncio.AbstractEventLoop
     future: asyncio.Future
     since: float
 
@@ -257,7 +260,7 @@ class Batcher:
         if self.waiting_rows + len(X) > MAX_WAITING_ROWS:
             raise HTTPException(503, "Too much work is waiting", headers={"Retry-After": "1"})
         loop = asyncio.get_running_loop()
-        work = Work(X, request, loop, loop.create_future(), time.monotonic())
+        work = Work(X, request, loop.create_future(), time.monotonic())
         self.waiting_rows += len(X)
         loop.call_soon(self.queue.put, work)  # after the other requests that are being read
         try:
@@ -279,7 +282,7 @@ class Batcher:
                     columns = self.answer(np.concatenate([work.X for work in batch]))
                 except Exception as error:  # noqa: BLE001 to those who asked; the thread lives on
                     columns = error
-                batch[0].loop.call_soon_threadsafe(self.deliver, batch, columns)
+                batch[0].future.get_loop().call_soon_threadsafe(self.deliver, batch, columns)
 
     def take(self) -> list[Work]:
         """Wait for work and return what there is, up to MAX_BATCH_ROWS if it comes from several
@@ -290,10 +293,10 @@ class Batcher:
             if work is None:
                 return []
             if time.monotonic() - work.since > PATIENCE_SECONDS:
-                gone = work.request.is_disconnected()
-                if asyncio.run_coroutine_threadsafe(gone, work.loop).result():
+                loop, is_gone = work.future.get_loop(), work.request.is_disconnected()
+                if asyncio.run_coroutine_threadsafe(is_gone, loop).result():
                     error = HTTPException(503, "The client has gone")
-                    work.loop.call_soon_threadsafe(self.deliver, [work], error)
+                    loop.call_soon_threadsafe(self.deliver, [work], error)
                     continue
             batch.append(work)
             rows += len(work.X)
