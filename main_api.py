@@ -175,13 +175,11 @@ class Batcher:
         rows = np.where(np.isnan(self.low), np.floor(rows * sizes), numbers)
         self.as_array = self.by_probability = False
         many, one = self.call(rows), self.call(rows[:1])
-        self.by_probability = (
-            np.array_equal(many[:, 1:].argmax(1), many[:, 0]) if many.shape[1] > 1 else False
-        )
+        self.by_probability = np.array_equal(many[0].argmax(axis=1), many[1])
         try:
             self.as_array = not any("choices" in f for f in self.features)
-            self.as_array &= np.array_equal(self.call(rows), many)
-            self.as_array &= np.array_equal(self.call(rows[:1]), one)
+            self.as_array &= all(map(np.array_equal, self.call(rows), many))
+            self.as_array &= all(map(np.array_equal, self.call(rows[:1]), one))
         except Exception:  # noqa: BLE001 say, a pipeline that selects columns by name
             self.as_array = False
 
@@ -194,37 +192,37 @@ class Batcher:
                 columns[f["name"]] = pd.Categorical.from_codes(codes, f["choices"])
         return pd.DataFrame(columns)
 
-    def call(self, X: np.ndarray) -> np.ndarray:
-        """Return the model's own answers: predictions, shape (rows, 1), or the place of the
-        predicted class and then the probabilities, shape (rows, 1 + classes)."""
+    def call(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the model's own answers: the probabilities, shape (rows, classes), and the place
+        of the predicted class, shape (rows,); or the predictions, shape (rows, 1), and zeros."""
         table = X if self.as_array else self.to_frame(X)
         if self.classes is None:
-            return np.asarray(self.model.predict(table), float).reshape(-1, 1)
+            predictions = np.asarray(self.model.predict(table), float)
+            return predictions.reshape(-1, 1), np.zeros(len(X), int)
         probabilities = self.model.predict_proba(table)
         if self.by_probability:
-            places = probabilities.argmax(axis=1)
-        else:
-            places = np.searchsorted(self.model.classes_, self.model.predict(table))
-        return np.column_stack([places, probabilities])
+            return probabilities, probabilities.argmax(axis=1)
+        return probabilities, np.searchsorted(self.model.classes_, self.model.predict(table))
 
-    def call_safely(self, X: np.ndarray) -> np.ndarray:
+    def call_safely(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Like call(), but a row that makes the model raise is NaN and spoils no other."""
         try:
             return self.call(X)
         except Exception as error:  # noqa: BLE001 an estimator may raise anything
             if len(X) == 1:
                 log.warning("the model raised %s: %s", type(error).__name__, error)
-                return np.full((1, 1 if self.classes is None else 1 + len(self.classes)), np.nan)
+                width = 1 if self.classes is None else len(self.classes)
+                return np.full((1, width), np.nan), np.zeros(1, int)
             half = len(X) // 2
-            return np.vstack([self.call_safely(X[:half]), self.call_safely(X[half:])])
+            halves = self.call_safely(X[:half]), self.call_safely(X[half:])
+            return tuple(map(np.concatenate, zip(*halves)))
 
     def answer(self, X: np.ndarray) -> dict[str, Any]:
         """Return the answer's columns; the prediction is None where the model has none."""
-        answers, rows = self.call_safely(X), np.arange(len(X))
-        failed = np.flatnonzero(~np.isfinite(answers).all(axis=1))
+        answers, places = self.call_safely(X)
         # rows share their lists until one needs another: thousands of lists cost as much as a call
         sentences: list[list[str]] = [[]] * len(X)
-        for row, i in np.argwhere((X < self.low) | (X > self.high)):
+        for row, i in zip(*((X < self.low) | (X > self.high)).nonzero()):
             f, value = self.features[i], X[row, i]
             bound, where, end = f["maximum"], "above", "highest"
             if value < self.low[i]:
@@ -237,18 +235,16 @@ class Batcher:
             columns = {"prediction": predictions.tolist(), "interval": interval.tolist()}
         else:
             # likely: the predicted class, then those that reach the conformal threshold
-            answers[failed] = 0
-            probabilities, places = answers[:, 1:], answers[:, 0].astype(int)
             predictions = self.classes[places].tolist()
             alone = [[label] for label in self.classes]
-            likely = [alone[place] for place in places.tolist()]
-            others = probabilities >= 1 - self.quantile
-            others[rows, places] = False
-            for row in np.flatnonzero(others.any(axis=1)):
-                order = np.argsort(-probabilities[row], kind="stable")
+            likely = [alone[place] for place in places]
+            others = answers >= 1 - self.quantile
+            others[np.arange(len(X)), places] = False
+            for row in others.any(axis=1).nonzero()[0]:
+                order = np.argsort(-answers[row], kind="stable")
                 likely[row] = likely[row] + self.classes[order[others[row, order]]].tolist()
-            columns = {"prediction": predictions, "probabilities": probabilities, "likely": likely}
-        for row in failed:
+            columns = {"prediction": predictions, "probabilities": answers, "likely": likely}
+        for row in (~np.isfinite(answers).all(axis=1)).nonzero()[0]:
             columns["prediction"][row] = None
         return columns | {"warnings": sentences}
 
