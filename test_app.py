@@ -25,7 +25,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-os.environ["OMP_NUM_THREADS"] = "1"  # small tables, and other processes beside them
+os.environ["OMP_NUM_THREADS"] = "1"  # before scikit-learn is imported, as in train.py
 
 import joblib
 import numpy as np
@@ -67,13 +67,13 @@ def free_port() -> int:
 
 
 def ask(url, body=None, content_type="application/json"):
-    """Return the status and the answer; a body of bytes is sent as it is."""
+    """Return the status and the answer, which may not hold NaN; bytes are sent as they are."""
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     try:
         with urlopen(Request(url, data, {"Content-Type": content_type}), timeout=30) as response:
             return response.status, json.load(response, parse_constant=pytest.fail)
     except HTTPError as error:
-        return error.code, json.loads(error.read() or b"{}")
+        return error.code, json.loads(error.read() or b"{}", parse_constant=pytest.fail)
 
 
 def wait_for(url, process, seconds=60):
@@ -141,10 +141,8 @@ def columns_of(rows):
 
 def write_mixed(path: Path) -> None:
     """Write a table with everything that tables have: gaps, dates, an id, awkward names."""
-    rng, lines = (
-        np.random.default_rng(0),
-        ['id;class;_x;"say ""hi""";;a;a;model_config;Größe;when;kind'],
-    )
+    rng = np.random.default_rng(0)
+    lines = ['id;class;_x;"say ""hi""";;a;a;model_config;Größe;when;kind']
     for i in range(160):
         x, size = rng.normal(), rng.uniform(1000, 9000)
         colour = rng.choice(["rot", "grün", "None"])
@@ -407,7 +405,7 @@ def test_predict_batch(api):
 
 
 def bad_bodies(card):
-    """Yield a body, the status, the place and a word of the answer for all that is refused."""
+    """Yield a body, the place and a word of the 422 for all that is refused."""
     row = card["examples"][0]["features"]
     for f in card["features"]:
         name, at = f["name"], ["body", f["name"]]
@@ -417,17 +415,16 @@ def bad_bodies(card):
             "category": ["", 1],
         }
         for value in [*wrong[f["type"]], float("nan"), float("inf"), {}]:
-            yield row | {name: value}, 422, at, ""
+            yield row | {name: value}, at, ""
         if f["type"] == "category":
-            yield row | {name: f["choices"][0] + "x"}, 422, at, f["choices"][0]
+            yield row | {name: f["choices"][0] + "x"}, at, f["choices"][0]
         if not f["nullable"]:
-            yield row | {name: None}, 422, at, ""
-            yield {k: v for k, v in row.items() if k != name}, 422, at, "required"
-    yield row | {"never heard of": 1}, 422, ["body", "never heard of"], "not permitted"
+            yield row | {name: None}, at, ""
+            yield {k: v for k, v in row.items() if k != name}, at, "required"
+    yield row | {"never heard of": 1}, ["body", "never heard of"], "not permitted"
     for text in (
         b"",
         b"{",
-        b'{"\\ud800": "\\ud800"}',
         b'{"\\ud800": "\\ud800"}',
         b"[]",
         b"null",
@@ -436,13 +433,13 @@ def bad_bodies(card):
         b'{"a":' * 9999,
         b"1" * 9999,
     ):
-        yield text, 422, ["body"], ""
+        yield text, ["body"], ""
 
 
 def test_predict_refuses(api):
-    for body, status, place, word in bad_bodies(api.card):
-        got, answer = ask(api.url + "/predict", body)
-        assert got == status, body
+    for body, place, word in bad_bodies(api.card):
+        status, answer = ask(api.url + "/predict", body)
+        assert status == 422, body
         assert answer["detail"][0]["loc"] == place, body
         assert word in answer["detail"][0]["msg"]
         assert all(entry.keys() == {"loc", "msg", "type"} for entry in answer["detail"])
@@ -565,10 +562,17 @@ def test_slow_model(apis):
 def test_too_much_waits(apis):
     """Beyond the queue's limit the answer is 503 with Retry-After; work of the gone is dropped."""
     url = apis["slow"].url
-    rows = {"x": [1.0] * 10_000}
+    body = json.dumps({"x": [1.0] * 10_000}).encode()
+    request = Request(url + "/predict/batch", body, {"Content-Type": "application/json"})
+
+    def send(_):
+        try:
+            return urlopen(request, timeout=30).status, None
+        except HTTPError as error:
+            return error.code, error.headers["Retry-After"]
+
     with ThreadPoolExecutor(6) as pool:
-        statuses = list(pool.map(lambda _: ask(url + "/predict/batch", rows)[0], range(6)))
-    assert set(statuses) == {200, 503}
+        assert set(pool.map(send, range(6))) == {(200, None), (503, "1")}
     body = json.dumps({"x": [1.0] * 300}).encode()  # too many to share a call
     head = "POST /predict/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     for _ in range(20):
