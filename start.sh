@@ -1,41 +1,77 @@
 #!/usr/bin/env bash
-# Start the API, wait until it is ready, start the page, and end both as soon as one of them ends.
+# Start the API, wait until it is ready, start the page; end both as soon as one of them ends or the API hangs.
 #     bash start.sh        # then open http://localhost:7860
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
-export API_PORT="${API_PORT:-8001}" UI_PORT="${UI_PORT:-7860}"
 READY_SECONDS=60     # for the largest model
-GRACEFUL_SECONDS=4   # for predictions in flight; docker stop kills after 10
+GRACEFUL_SECONDS=4   # for predictions in flight
+KILL_SECONDS=7       # for all to end by themselves; docker stop kills after 10
+ANSWER_SECONDS=5     # for /health; a busy API answers at once, since the model runs beside the event loop
+
+# from any folder, through a link, whatever CDPATH is; a relative MODEL_PATH starts at the caller's folder
+[[ ${MODEL_PATH:-/} == /* ]] || export MODEL_PATH=$PWD/$MODEL_PATH
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
+export API_PORT="${API_PORT:-8001}" UI_PORT="${UI_PORT:-7860}"
 serve_api=(python -m uvicorn main_api:app --host 127.0.0.1 --port "$API_PORT")
 serve_page=(python -m streamlit run main_ui.py --server.port "$UI_PORT")
+ask_health=(curl -sf -o /dev/null --noproxy '*' "http://127.0.0.1:$API_PORT/health")
 
-fail() {
-    echo "start.sh: $1" >&2
-    exit 1
-}
-
+# what can't work is said at once, in one line
+fail() { echo "start.sh: $1" >&2; exit 1; }
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 403)) ||
     fail "bash $BASH_VERSION has no 'wait -n': run '${serve_api[*]}' and, in another terminal, '${serve_page[*]}'"
 command -v curl >/dev/null || fail "curl is missing: install it, for instance with 'apt-get install curl'"
+python -c 'import sys, importlib.util as u; sys.exit(sys.version_info < (3, 11) or None in map(u.find_spec, sys.argv[1:]))' \
+    fastapi uvicorn sklearn streamlit 2>/dev/null ||
+    fail "$(python -V 2>/dev/null || echo no python) is found, 3.11 or newer with the packages is needed: run '. .venv/bin/activate' or 'pip install -r requirements.txt'"
 for port in "$API_PORT" "$UI_PORT"; do
+    [[ $port =~ ^[1-9][0-9]{0,4}$ && $port -le 65535 ]] || fail "'$port' is no port: set API_PORT or UI_PORT to one from 1 to 65535"
     # else an older copy's API would be taken for ours
     ! (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null || fail "port $port is taken: stop what uses it, or set API_PORT or UI_PORT"
 done
-# Streamlit writes below HOME, which is / or read-only for an arbitrary user of a container
-[ -w "${HOME:-/}" ] || export HOME=/tmp
+[[ $API_PORT != "$UI_PORT" ]] || fail "port $API_PORT can't be both API_PORT and UI_PORT: set one of them to another"
 
-# whatever the reason for leaving: ask both to end, and wait for what they still answer
-trap 'set +e; trap "" INT TERM; kill $(jobs -p) 2>/dev/null; wait' EXIT
+# Streamlit writes below HOME, which is / or read-only for an arbitrary user of a container
+[[ -w ${HOME:-/} ]] || export HOME=/tmp
+
+# whatever the reason for leaving: ask all to end; kill what is left in time, or at a second Ctrl-C
+tell_all() { for job in $(jobs -pr); do kill "$1" "$job" 2>/dev/null; done; }
+leave() {
+    set +e
+    trap '' TERM
+    trap 'tell_all -KILL' INT
+    tell_all -TERM
+    end=$((SECONDS + KILL_SECONDS))
+    while [[ -n $(jobs -pr) ]] && ((SECONDS < end)); do sleep 0.1; done
+    tell_all -KILL
+    wait
+}
+trap leave EXIT
 trap 'exit 143' TERM
 trap 'exit 130' INT
 
+# what ends by itself ends all, with its code
+check() {
+    kill -0 "$2" 2>/dev/null && return
+    wait "$2" && code=0 || code=$?
+    echo "start.sh: the $1 ended with code $code" >&2
+    exit "$code"
+}
+
 "${serve_api[@]}" --log-level warning --timeout-graceful-shutdown "$GRACEFUL_SECONDS" &
 api=$!
-until curl -sf -o /dev/null --noproxy '*' --max-time 1 "http://127.0.0.1:$API_PORT/health"; do
-    kill -0 "$api" 2>/dev/null || { wait "$api" || code=$?; echo "start.sh: the API ended before it was ready" >&2; exit "${code:-1}"; }
+until "${ask_health[@]}" --max-time 1; do
+    check API "$api"
     ((SECONDS < READY_SECONDS)) || fail "the API was not ready in $READY_SECONDS seconds"
     sleep 0.1
 done
 
 "${serve_page[@]}" --server.address 0.0.0.0 &
-wait -n
+page=$!
+silences=0
+while check API "$api" && check page "$page"; do
+    sleep 10 &
+    wait -n || continue
+    "${ask_health[@]}" --max-time "$ANSWER_SECONDS" &
+    if wait $!; then silences=0; else silences=$((silences + 1)); fi
+    ((silences < 3)) || fail "the API hangs: three times in a row /health had no answer in $ANSWER_SECONDS seconds"
+done
