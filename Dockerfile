@@ -15,10 +15,16 @@ WORKDIR /app
 COPY requirements.txt .
 RUN pip install --no-cache-dir -r requirements.txt
 
-# train only if no model came along
-COPY --chown=user . .
+COPY --chown=user *.py start.sh model.joblib* ./
+COPY .streamlit .streamlit
 USER user
-RUN { [ -s model.joblib ] || python train.py; } && python -m compileall -q .
+
+# a table.csv beside the code is trained on, and is in no layer; else model.joblib is taken, else the wine.
+# On a Space a variable of this name, such as --target price --title "What will it sell for?"
+ARG TRAIN_OPTIONS=""
+RUN --mount=type=bind,target=/context \
+    if [ -f /context/table.csv ]; then printf %s "$TRAIN_OPTIONS" | xargs python train.py /context/table.csv; \
+    elif [ ! -s model.joblib ]; then python train.py; fi && python -m compileall -q .
 
 EXPOSE 7860
 HEALTHCHECK --start-period=60s CMD curl -sf 127.0.0.1:8001/health && curl -sf 127.0.0.1:7860/_stcore/health
