@@ -26,6 +26,9 @@ RUN --mount=type=bind,target=/context \
     if [ -f /context/table.csv ]; then printf %s "$TRAIN_OPTIONS" | xargs python train.py /context/table.csv; \
     elif [ ! -s model.joblib ]; then python train.py; fi && python -m compileall -q .
 
+# an editor on Windows may have ended start.sh's lines with CRLF, which bash doesn't take
+RUN sed -i 's/\r$//' start.sh
+
 EXPOSE 7860
 HEALTHCHECK --start-period=60s CMD curl -sf 127.0.0.1:8001/health && curl -sf 127.0.0.1:7860/_stcore/health
 
