@@ -30,7 +30,9 @@ RUN --mount=type=bind,target=/context \
 RUN sed -i 's/\r$//' start.sh
 
 EXPOSE 7860
-HEALTHCHECK --start-period=60s CMD curl -sf 127.0.0.1:8001/health && curl -sf 127.0.0.1:7860/_stcore/health
+HEALTHCHECK --start-period=60s --timeout=10s CMD \
+    curl -sf --noproxy '*' --max-time 4 "127.0.0.1:${API_PORT:-8001}/health" && \
+    curl -sf --noproxy '*' --max-time 4 "127.0.0.1:${UI_PORT:-7860}/_stcore/health"
 
 # exec form: bash is PID 1 and hears SIGTERM; by name, since an upload may lose the run bit
 CMD ["bash", "start.sh"]
