@@ -13,7 +13,10 @@ WORKDIR /app
 
 # what changes rarely comes first: a new model rebuilds only what follows; pip compiles bytecode
 COPY requirements.txt .
-RUN pip install --no-cache-dir -r requirements.txt
+# left out: pytest, the tests within the packages (a seventh of all), and then pip itself
+RUN grep -v pytest requirements.txt | pip install --no-cache-dir -r /dev/stdin && \
+    find /usr/local/lib/python3*/site-packages -type d -name tests -prune -exec rm -r {} + && \
+    pip uninstall -qy pip
 
 COPY --chown=user *.py start.sh model.joblib* ./
 COPY .streamlit .streamlit
