@@ -5,7 +5,7 @@ set -euo pipefail
 READY_SECONDS=60     # for the largest model
 GRACEFUL_SECONDS=4   # for predictions in flight
 KILL_SECONDS=7       # for all to end by themselves; docker stop kills after 10
-ANSWER_SECONDS=5     # for /health; a busy API answers at once, since the model runs beside the event loop
+ANSWER_SECONDS=5     # for /health, every 10 s; a busy API answers at once, since the model runs beside the event loop
 
 # from any folder, through a link, whatever CDPATH is; a relative MODEL_PATH starts at the caller's folder
 [[ ${MODEL_PATH:-/} == /* ]] || export MODEL_PATH=$PWD/$MODEL_PATH
@@ -57,6 +57,7 @@ check() {
     exit "$code"
 }
 
+# the page has something to show when the API is ready
 "${serve_api[@]}" --log-level warning --timeout-graceful-shutdown "$GRACEFUL_SECONDS" &
 api=$!
 until "${ask_health[@]}" --max-time 1; do
@@ -67,6 +68,8 @@ done
 
 "${serve_page[@]}" --server.address 0.0.0.0 &
 page=$!
+# a hung API doesn't end by itself: end all, so that the platform starts anew; to compute is not to hang,
+# unless the model's code lets no other thread run (holds the GIL)
 silences=0
 while check API "$api" && check page "$page"; do
     sleep 10 &
