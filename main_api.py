@@ -5,98 +5,99 @@ file, so this serves whatever table train.py was given.
 """
 
 import asyncio
+import csv
 import difflib
 import gc
 import hashlib
 import io
 import json
 import logging
+import math
 import os
 import queue
-import sys
 import threading
 import time
 import warnings
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-# the batcher keeps one core busy; pools of BLAS and OpenMP would fight over it
-os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
+# one thread a call: pools would fight with the event loop, and wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import joblib
 import numpy as np
-import pandas as pd
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from pydantic_core import to_json
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import from_json, to_json
 from sklearn import config_context
 from sklearn.exceptions import InconsistentVersionWarning
+from starlette.requests import ClientDisconnect
+
+from train import MAX_NUMBER, decode, encode, read_date, read_table
 
 MODEL_PATH = os.environ.get("MODEL_PATH", "model.joblib")
 MODEL_SHA256 = os.environ.get("MODEL_SHA256", "")  # if set, any other file is refused
-MAX_ROWS = 10_000  # in one request
-MAX_BODY_BYTES = 16 * 2**20  # MAX_ROWS of 100 features
-MAX_WAITING_ROWS = 2 * MAX_ROWS  # beyond it the answer is 503
-MAX_BATCH_ROWS = 256  # of many requests in one call of the model
+MAX_ROWS = 10_000  # in one request of JSON
+MAX_BODY_BYTES = 10 * 2**20  # MAX_ROWS of 100 features of ten characters
+MAX_FILE_ROWS, MAX_FILE_BYTES = 100_000, 50 * 2**20  # of a CSV file
+MAX_FILES = 4  # at once; each is held in memory until it is answered
+MAX_WAITING_ROWS = 100_000  # beyond it the answer is 503: a second of work, or 38 explanations
+MAX_SHARED_ROWS = 256  # of several requests in one call of the model
+MAX_CALL_ROWS = 1_000  # of one request in one call: others get their turn in between
+LOOP_PASSES = 6  # before a call, to read what came meanwhile; an idle loop's take microseconds
 PATIENCE_SECONDS = 1.0  # work that has waited longer is dropped if its client has gone
-MAX_NUMBER = 1e30  # the square of a larger one overflows inside many estimators
 MAX_ERRORS = 20  # entries in a 422
+MAX_EXPLAIN_ROWS = 10_000  # made up for one explanation
 
-REFUSALS: dict = {
-    413: {"description": f"The body is larger than {MAX_BODY_BYTES:,} bytes"},
-    415: {"description": "The Content-Type is not JSON"},
+REFUSALS: dict[int | str, dict] = {
+    400: {"description": "The client left before all of the body was there"},
+    413: {"description": "The body is too large"},
+    415: {"description": "The Content-Type is another one"},
+    422: {"description": "The first reasons why it can't be predicted, each with its place"},
     503: {"description": "Too much work is waiting: try again after Retry-After seconds"},
+}
+
+WORDS = {  # in place of pydantic's, which speak of 1000000000000000000000000000000 and of classes
+    "missing": "A value is required",
+    "less_than_equal": f"Input should be at most {MAX_NUMBER:g}",
+    "greater_than_equal": f"Input should be at least {-MAX_NUMBER:g}",
+    "model_type": "Input should be an object with the names of the features",
 }
 
 log = logging.getLogger("uvicorn.error")
 logging.getLogger("uvicorn.access").disabled = True  # a line a request costs a tenth of the speed
-warnings.filterwarnings("ignore", "X does not have valid feature names")
 
 
-# low and high; a list, since not every reader of OpenAPI 3.1 knows a tuple's prefixItems
-Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+def refusal(message: str, kind: str, *place: str | int) -> RequestValidationError:
+    """Return the 422 that says what is wrong at a place of the body."""
+    return RequestValidationError([{"loc": ("body", *place), "msg": message, "type": kind}])
 
 
-class Classification(BaseModel):
-    prediction: str
-    probabilities: dict[str, float]
-    likely: list[str]
-    warnings: list[str]
+def too_busy(message: str) -> HTTPException:
+    return HTTPException(503, message, headers={"Retry-After": "1"})
 
 
-class Regression(BaseModel):
-    prediction: float
-    interval: Interval
-    warnings: list[str]
+# what is loaded
 
 
-class Classifications(BaseModel):
-    prediction: list[str]
-    probabilities: dict[str, list[float]]
-    likely: list[list[str]]
-    warnings: list[list[str]]
-
-
-class Regressions(BaseModel):
-    prediction: list[float]
-    interval: list[Interval]
-    warnings: list[list[str]]
-
-
-def load_model(path: str) -> tuple[Any, dict, str]:
-    """Return the estimator, its card and the file's SHA-256.
+def load(path: str) -> tuple[dict, str]:
+    """Return what train.py saved, and the file's SHA-256.
 
     Raises ValueError with one line: the file, what was found, what to type.
     """
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise ValueError(
-            f"'{path}' can't be read ({error.strerror}): run `python train.py`"
-        ) from None
+        found = f"'{path}' can't be read ({error.strerror})"
+        raise ValueError(f"{found}: run `python train.py`") from None
     sha256 = hashlib.sha256(content).hexdigest()
     if MODEL_SHA256 and sha256 != MODEL_SHA256.lower():
         raise ValueError(f"'{path}' has SHA-256 {sha256}, but MODEL_SHA256 is '{MODEL_SHA256}'")
@@ -105,48 +106,193 @@ def load_model(path: str) -> tuple[Any, dict, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", InconsistentVersionWarning)
-            artifact = joblib.load(io.BytesIO(content))
-        return artifact["model"], artifact["card"], sha256
+            saved = joblib.load(io.BytesIO(content))
+        if {"model", "card", "background", "by_probability"} <= saved.keys():
+            return saved, sha256
+        found = "was saved by another train.py"
     except InconsistentVersionWarning as error:
-        saved, here = error.original_sklearn_version, error.current_sklearn_version
-        found = f"was saved by scikit-learn {saved}, this is {here}"
+        then, now = error.original_sklearn_version, error.current_sklearn_version
+        found = f"was saved by scikit-learn {then}, this is {now}"
     except Exception as error:  # noqa: BLE001 a pickle may raise anything
         found = f"was not saved by train.py, or only in part ({type(error).__name__}: {error})"
     raise ValueError(f"'{path}' {found}: run `python train.py`")
 
 
-def make_schema(card: dict) -> tuple[type[BaseModel], type[BaseModel]]:
+def to_days(text: str) -> float:
+    """Return what encode() makes of a date in ISO 8601."""
+    days = read_date(text, "")
+    if days is None:
+        raise ValueError("Input should be a date such as 2024-12-31 or 2024-12-31T23:59")
+    return days
+
+
+def body_schema(card: dict) -> tuple[type[BaseModel], type[BaseModel]]:
     """Return the pydantic models of one row and of many, the features' names as aliases."""
     row, columns = {}, {}
-    finite = Field(strict=True, allow_inf_nan=False, ge=-MAX_NUMBER, le=MAX_NUMBER)
-    for i, f in enumerate(card["features"]):
-        default, about = ..., f["type"]
-        if f["type"] == "number":
-            kind = Annotated[float, finite]
-            about = f"{f['minimum']:.10g} to {f['maximum']:.10g} in training"
-            about += ", whole numbers" * f["integer"]
-        elif f["type"] == "boolean":
-            kind = Annotated[bool, Field(strict=True)]
+    bounds = {"allow_inf_nan": False, "ge": -MAX_NUMBER, "le": MAX_NUMBER}
+    for i, feature in enumerate(card["features"]):
+        about = feature["type"]
+        if about == "category":
+            one = Literal[tuple(feature["choices"])]
+        elif about == "boolean":
+            one = Annotated[bool, Field(strict=True)]
         else:
-            kind = Literal[tuple(f["choices"])]
-        if f["nullable"]:
-            kind, default, about = kind | None, None, about + ", may be missing"
-        kinds = Annotated[list[kind], Field(min_length=1, max_length=MAX_ROWS)]
-        kinds = kinds | None if f["nullable"] else kinds
-        row[f"f{i}"] = kind, Field(default, alias=f["name"], description=about)
-        columns[f"f{i}"] = kinds, Field(default, alias=f["name"], description=about)
+            about += f", {feature['minimum']} to {feature['maximum']} in training"
+            one = Annotated[float, Field(strict=True, **bounds)]
+        if feature["type"] == "date":
+            iso = Field(strict=True, json_schema_extra={"format": "date"})
+            one = Annotated[str, iso, AfterValidator(to_days)]
+        default = ...
+        if feature["nullable"]:
+            one, default, about = one | None, None, f"{about}, may be missing"
+        # the first wrong value of a column is enough: a thousand would cost memory
+        many = Annotated[list[one], Field(fail_fast=True, min_length=1, max_length=MAX_ROWS)]
+        if feature["nullable"]:
+            many = many | None
+        row[f"f{i}"] = one, Field(default, alias=feature["name"], description=about)
+        columns[f"f{i}"] = many, Field(default, alias=feature["name"], description=about)
     rows = [example["features"] for example in card["examples"]]
-    lists = [{name: [r[name] for r in rows] for name in rows[0]}]
-    forbid = ConfigDict(extra="forbid")
+    lists = {name: [row[name] for row in rows] for name in rows[0]}
+    config = ConfigDict(extra="forbid", json_schema_extra={"examples": rows})
+    configs = ConfigDict(extra="forbid", json_schema_extra={"examples": [lists]})
     return (
-        create_model("Row", __config__=forbid | {"json_schema_extra": {"examples": rows}}, **row),
-        create_model(
-            "Columns", __config__=forbid | {"json_schema_extra": {"examples": lists}}, **columns
-        ),
+        create_model("Row", __config__=config, **row),
+        create_model("Columns", __config__=configs, **columns),
     )
 
 
+def answer_schema(card: dict) -> tuple[type[BaseModel], type[BaseModel]]:
+    """Return the pydantic models of the answer for one row and for many."""
+    # low and high; a list, since not every reader of OpenAPI 3.1 knows a tuple's prefixItems
+    interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+    one: dict[str, Any] = {"prediction": float, "interval": interval, "warnings": list[str]}
+    many = {key: list[kind] for key, kind in one.items()}
+    if card["task"] == "classification":
+        one = {"prediction": str, "probabilities": dict[str, float]}
+        one |= {"likely": list[str], "warnings": list[str]}
+        many = {key: list[kind] for key, kind in one.items()}
+        many["probabilities"] = dict[str, list[float]]
+    return create_model("Answer", **one), create_model("Answers", **many)
+
+
+class Model:
+    """What was loaded, and how it answers. It never changes, so that a request may keep it."""
+
+    def __init__(self, path: str):
+        saved, sha256 = load(path)
+        self.estimator, self.background = saved["model"], saved["background"]
+        self.by_probability = saved["by_probability"]
+        self.card = saved["card"] | {"sha256": sha256}
+        self.features = {feature["name"]: feature for feature in self.card["features"]}
+        self.classes = None
+        if "classes" in self.card:
+            self.classes = np.array(self.card["classes"], object)
+        self.Row, self.Columns = body_schema(self.card)
+        self.codes, low, high = {}, [], []
+        for i, feature in enumerate(self.card["features"]):
+            # the estimator is given the place of a choice
+            if feature["type"] == "category":
+                codes = {choice: place for place, choice in enumerate(feature["choices"])}
+                self.codes[i] = codes | {None: None}
+            ends = [feature.get("minimum", math.nan), feature.get("maximum", math.nan)]
+            if feature["type"] == "date":
+                ends = [to_days(end) for end in ends]
+            low.append(ends[0])
+            high.append(ends[1])
+        self.low, self.high = np.array(low), np.array(high)
+
+    def row_to_array(self, values: list) -> np.ndarray:
+        """Return checked values as the estimator was fitted to them, shape (1, features)."""
+        for i, codes in self.codes.items():
+            values[i] = codes[values[i]]
+        return np.array([values], float)  # None becomes NaN
+
+    def columns_to_array(self, columns: list[list | None]) -> np.ndarray:
+        """Return checked columns likewise, shape (rows, features); None is a column of gaps.
+
+        Raises RequestValidationError for columns of unequal length.
+        """
+        lengths = {len(column) for column in columns if column is not None}
+        if len(lengths) != 1:
+            given = dict(zip(self.features, (column and len(column) for column in columns)))
+            raise refusal(f"Columns should have equally many rows, not {given}", "columns")
+        for i, column in enumerate(columns):
+            if column is None:
+                columns[i] = [None] * max(lengths)
+            elif i in self.codes:
+                columns[i] = [self.codes[i][choice] for choice in column]
+        return np.array(columns, float).T
+
+    def call(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the estimator's own answers: the probabilities, shape (rows, classes), and the
+        place of the predicted class; or the predictions, shape (rows, 1), and zeros.
+
+        A row that makes the estimator raise is NaN and spoils no other.
+        """
+        try:
+            if self.classes is None:
+                return self.estimator.predict(X).reshape(-1, 1), np.zeros(len(X), int)
+            probabilities = self.estimator.predict_proba(X)
+            if self.by_probability:
+                return probabilities, probabilities.argmax(axis=1)
+            return probabilities, np.searchsorted(self.card["classes"], self.estimator.predict(X))
+        except Exception as error:  # noqa: BLE001 an estimator may raise anything
+            if len(X) == 1:
+                log.warning("the model raised %s: %s", type(error).__name__, error)
+                width = 1 if self.classes is None else len(self.classes)
+                return np.full((1, width), math.nan), np.zeros(1, int)
+            half = len(X) // 2
+            halves = self.call(X[:half]), self.call(X[half:])
+            return tuple(map(np.concatenate, zip(*halves)))
+
+    def answer(self, X: np.ndarray) -> dict[str, Any]:
+        """Return the answer's columns; a prediction is None where the estimator has none."""
+        answers, places = self.call(X)
+        uncertainty = self.card["uncertainty"]
+        if self.classes is None:
+            predictions = answers[:, 0]
+            band = np.searchsorted(uncertainty["edges"], predictions, side="right")
+            width = np.take(uncertainty["widths"], band)
+            interval = np.stack([predictions - width, predictions + width], axis=1)
+            interval = interval.clip(uncertainty["at_least"], uncertainty["at_most"])
+            columns = {"prediction": predictions.tolist(), "interval": interval.tolist()}
+        else:
+            # the predicted label, then all that are as probable as nine of ten of theirs were
+            predictions = self.classes[places].tolist()
+            likely = [[label] for label in predictions]
+            others = answers >= uncertainty["thresholds"]
+            others[np.arange(len(X)), places] = False
+            for row in others.any(axis=1).nonzero()[0]:
+                order = np.argsort(-answers[row], kind="stable")
+                likely[row] += self.classes[order[others[row, order]]].tolist()
+            columns = {"prediction": predictions, "probabilities": answers, "likely": likely}
+        for row in (~np.isfinite(answers).all(axis=1)).nonzero()[0]:
+            columns["prediction"][row] = None
+        # rows share a list until one needs its own: thousands of lists cost as much as a call
+        columns["warnings"] = [[]] * len(X)
+        for row, i in zip(*((X < self.low) | (X > self.high)).nonzero()):
+            sentence = self.warn(self.card["features"][i], X[row, i], X[row, i] > self.high[i])
+            columns["warnings"][row] = [*columns["warnings"][row], sentence]
+        return columns
+
+    @staticmethod
+    def warn(feature: dict, value: float, is_above: bool) -> str:
+        """Return the sentence for a value outside of the training range."""
+        bound = feature["maximum" if is_above else "minimum"]
+        if feature["type"] == "date":
+            words = "after {}, the latest" if is_above else "before {}, the earliest"
+            value = decode(feature, value)
+        else:
+            words = "above {}, the highest" if is_above else "below {}, the lowest"
+            value, bound = f"{value:.10g}", f"{bound:.10g}"
+        return f"{feature['name']} {value} is {words.format(bound)} in training"
+
+
+# the queue
+
+
 class Work(NamedTuple):
+    model: Model
     X: np.ndarray
     request: Request
     future: asyncio.Future
@@ -160,239 +306,356 @@ class Batcher:
     is the next batch. The model runs in a thread of its own, so the event loop stays free.
     """
 
-    def __init__(self, model, card: dict):
-        self.model, self.features = model, card["features"]
-        self.classes = np.array(card["classes"], object) if "classes" in card else None
-        self.quantile = card["uncertainty"]["quantile"]
-        self.low = np.array([f.get("minimum", np.nan) for f in self.features], float)
-        self.high = np.array([f.get("maximum", np.nan) for f in self.features], float)
-        self.waiting_rows, self.queue = 0, queue.SimpleQueue()
-        # two savings, each only if it changes no answer on made-up rows: a plain array in place
-        # of a DataFrame, and the most probable class in place of a second call for the prediction
-        sizes = [len(f.get("choices", "ft")) for f in self.features]
-        rows = np.random.default_rng(0).uniform(0, 1, (64, len(sizes)))
-        numbers = self.low + rows * (self.high - self.low)
-        rows = np.where(np.isnan(self.low), np.floor(rows * sizes), numbers)
-        self.as_array = self.by_probability = False
-        many, one = self.call(rows), self.call(rows[:1])
-        self.by_probability = np.array_equal(many[0].argmax(axis=1), many[1])
-        try:
-            self.as_array = not any("choices" in f for f in self.features)
-            self.as_array &= all(map(np.array_equal, self.call(rows), many))
-            self.as_array &= all(map(np.array_equal, self.call(rows[:1]), one))
-        except Exception:  # noqa: BLE001 say, a pipeline that selects columns by name
-            self.as_array = False
+    def __init__(self):
+        self.waiting: deque[Work] = deque()
+        self.rows = 0  # of all requests of JSON that are not answered yet
+        self.arrived = asyncio.Event()
+        self.calls: queue.SimpleQueue = queue.SimpleQueue()
+        # a daemon: unlike an executor's, it does not hold up the end of the program
+        threading.Thread(target=self.make_calls, daemon=True).start()
+        self.task = asyncio.create_task(self.run())
 
-    def to_frame(self, X: np.ndarray) -> pd.DataFrame:
-        """Return X, shape (rows, features), as the DataFrame that the model was fitted to."""
-        columns = {f["name"]: X[:, i] for i, f in enumerate(self.features)}
-        for i, f in enumerate(self.features):
-            if "choices" in f:
-                codes = np.nan_to_num(X[:, i], nan=-1).astype(int)
-                columns[f["name"]] = pd.Categorical.from_codes(codes, f["choices"])
-        return pd.DataFrame(columns)
+    def stop(self) -> None:
+        self.task.cancel()
+        self.calls.put(None)
 
-    def call(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the model's own answers: the probabilities, shape (rows, classes), and the place
-        of the predicted class, shape (rows,); or the predictions, shape (rows, 1), and zeros."""
-        table = X if self.as_array else self.to_frame(X)
-        if self.classes is None:
-            predictions = np.asarray(self.model.predict(table), float)
-            return predictions.reshape(-1, 1), np.zeros(len(X), int)
-        probabilities = self.model.predict_proba(table)
-        if self.by_probability:
-            return probabilities, probabilities.argmax(axis=1)
-        return probabilities, np.searchsorted(self.model.classes_, self.model.predict(table))
+    async def predict(self, model: Model, X: np.ndarray, request: Request) -> dict[str, Any]:
+        """Return the answer's columns, as soon as the model is free.
 
-    def call_safely(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Like call(), but a row that makes the model raise is NaN and spoils no other."""
-        try:
-            return self.call(X)
-        except Exception as error:  # noqa: BLE001 an estimator may raise anything
-            if len(X) == 1:
-                log.warning("the model raised %s: %s", type(error).__name__, error)
-                width = 1 if self.classes is None else len(self.classes)
-                return np.full((1, width), np.nan), np.zeros(1, int)
-            half = len(X) // 2
-            halves = self.call_safely(X[:half]), self.call_safely(X[half:])
-            return tuple(map(np.concatenate, zip(*halves)))
-
-    def answer(self, X: np.ndarray) -> dict[str, Any]:
-        """Return the answer's columns; the prediction is None where the model has none."""
-        answers, places = self.call_safely(X)
-        # rows share their lists until one needs another: thousands of lists cost as much as a call
-        sentences: list[list[str]] = [[]] * len(X)
-        for row, i in zip(*((X < self.low) | (X > self.high)).nonzero()):
-            f, value = self.features[i], X[row, i]
-            bound, where, end = f["maximum"], "above", "highest"
-            if value < self.low[i]:
-                bound, where, end = f["minimum"], "below", "lowest"
-            words = f"{f['name']} {value:.10g} is {where} {bound:.10g}, the {end} in training"
-            sentences[row] = [*sentences[row], words]
-        if self.classes is None:
-            predictions = answers[:, 0]
-            interval = np.column_stack([predictions - self.quantile, predictions + self.quantile])
-            columns = {"prediction": predictions.tolist(), "interval": interval.tolist()}
-        else:
-            # likely: the predicted class, then those that reach the conformal threshold
-            predictions = self.classes[places].tolist()
-            alone = [[label] for label in self.classes]
-            likely = [alone[place] for place in places]
-            others = answers >= 1 - self.quantile
-            others[np.arange(len(X)), places] = False
-            for row in others.any(axis=1).nonzero()[0]:
-                order = np.argsort(-answers[row], kind="stable")
-                likely[row] = likely[row] + self.classes[order[others[row, order]]].tolist()
-            columns = {"prediction": predictions, "probabilities": answers, "likely": likely}
-        for row in (~np.isfinite(answers).all(axis=1)).nonzero()[0]:
-            columns["prediction"][row] = None
-        return columns | {"warnings": sentences}
-
-    async def predict(self, X: np.ndarray, request: Request) -> tuple[dict[str, Any], slice]:
-        """Return the columns of a batch's answer and the rows of X in it, once the model is free.
-
-        Raises HTTPException 503 if too much waits, and 422 if the model has no answer.
+        Raises HTTPException 503 if too much waits, or the server stops.
         """
-        if self.waiting_rows + len(X) > MAX_WAITING_ROWS:
-            raise HTTPException(503, "Too much work is waiting", headers={"Retry-After": "1"})
-        loop = asyncio.get_running_loop()
-        work = Work(X, request, loop.create_future(), time.monotonic())
-        self.waiting_rows += len(X)
-        loop.call_soon(self.queue.put, work)  # after the other requests that are being read
+        if self.rows + len(X) > MAX_WAITING_ROWS:
+            raise too_busy("Too much work is waiting")
+        self.rows += len(X)
         try:
-            columns, mine = await work.future
+            parts = []
+            for start in range(0, len(X), MAX_CALL_ROWS):
+                parts.append(await self.put(model, X[start : start + MAX_CALL_ROWS], request))
+        except asyncio.CancelledError:
+            raise too_busy("The server is stopping, or the client has gone") from None
         finally:
-            self.waiting_rows -= len(X)
-        predictions = columns["prediction"][mine]
-        if None in predictions:
-            entry = {"msg": "The model has no answer for these values", "type": "no_answer"}
-            rows = [row for row, prediction in enumerate(predictions) if prediction is None]
-            raise RequestValidationError([{"loc": ["body", row]} | entry for row in rows])
-        return columns, mine
+            self.rows -= len(X)
+        if len(parts) == 1:
+            return parts[0]
+        columns = {key: [row for part in parts for row in part[key]] for key in parts[0]}
+        if "probabilities" in columns:
+            columns["probabilities"] = np.array(columns["probabilities"])
+        return columns
 
-    def run(self) -> None:
-        """Answer batch after batch, until the queue holds None."""
+    async def put(self, model: Model, X: np.ndarray, request: Request) -> dict[str, Any]:
+        """Return the answer's columns for up to MAX_CALL_ROWS rows, however much waits."""
+        future = asyncio.get_running_loop().create_future()
+        self.waiting.append(Work(model, X, request, future, time.monotonic()))
+        self.arrived.set()
+        return await future
+
+    async def run(self) -> None:
+        """Answer batch after batch."""
+        while await self.arrived.wait():
+            for _ in range(LOOP_PASSES):
+                await asyncio.sleep(0)
+            batch = await self.take()
+            if not batch:
+                continue
+            X = np.concatenate([work.X for work in batch])
+            called = asyncio.get_running_loop().create_future()
+            self.calls.put((batch[0].model, X, called))
+            columns, start = await called, 0
+            for work in batch:
+                end = start + len(work.X)
+                if isinstance(columns, Exception) and not work.future.done():
+                    work.future.set_exception(columns)
+                elif not work.future.done():
+                    work.future.set_result({key: c[start:end] for key, c in columns.items()})
+                start = end
+
+    def make_calls(self) -> None:
+        """Call one model after the other, in a thread, until there is None."""
         with config_context(assume_finite=True, skip_parameter_validation=True):
-            while batch := self.take():
+            while call := self.calls.get():
+                model, X, called = call
                 try:
-                    columns = self.answer(np.concatenate([work.X for work in batch]))
-                except Exception as error:  # noqa: BLE001 to those who asked; the thread lives on
-                    columns = error
-                batch[0].future.get_loop().call_soon_threadsafe(self.deliver, batch, columns)
+                    answer = model.answer(X)
+                except Exception as error:  # noqa: BLE001 for those who asked: the queue lives on
+                    answer = error
+                called.get_loop().call_soon_threadsafe(called.set_result, answer)
 
-    def take(self) -> list[Work]:
-        """Wait for work and return what there is, up to MAX_BATCH_ROWS if it comes from several
-        requests, without what nobody waits for any more. Return [] at the end."""
+    async def take(self) -> list[Work]:
+        """Return what shares the next call, without what nobody waits for any more."""
         batch, rows = [], 0
-        while not batch or (rows < MAX_BATCH_ROWS and not self.queue.empty()):
-            work = self.queue.get()
-            if work is None:
-                return []
-            if time.monotonic() - work.since > PATIENCE_SECONDS:
-                loop, is_gone = work.future.get_loop(), work.request.is_disconnected()
-                if asyncio.run_coroutine_threadsafe(is_gone, loop).result():
-                    error = HTTPException(503, "The client has gone")
-                    loop.call_soon_threadsafe(self.deliver, [work], error)
-                    continue
-            batch.append(work)
+        while self.waiting:
+            work = self.waiting[0]
             rows += len(work.X)
+            if batch and (rows > MAX_SHARED_ROWS or work.model is not batch[0].model):
+                return batch
+            self.waiting.popleft()
+            has_waited = time.monotonic() - work.since > PATIENCE_SECONDS
+            if has_waited and await work.request.is_disconnected():
+                work.future.cancel()
+            if not work.future.done():
+                batch.append(work)
+        self.arrived.clear()
         return batch
 
-    @staticmethod
-    def deliver(batch: list[Work], columns: dict[str, Any] | Exception) -> None:
-        """Hand each its rows, in the event loop."""
-        start = 0
-        for work in batch:
-            end = start + len(work.X)
-            if isinstance(columns, Exception) and not work.future.done():
-                work.future.set_exception(columns)
-            elif not work.future.done():
-                work.future.set_result((columns, slice(start, end)))
-            start = end
+
+# the routes
+
+
+class CSVResponse(StreamingResponse):
+    media_type = "text/csv"
 
 
 class JSONRoute(APIRoute):
-    """A route that FastAPI documents, but whose body pydantic reads and whose answer it writes
-    without Python objects in between: half the work (FastAPI's "Custom Request and APIRoute")."""
+    """A route that FastAPI documents, but whose answer pydantic writes as it is: half the work
+    (FastAPI's "Custom Request and APIRoute"). Where the app has dependencies, a login say, it is an
+    ordinary route."""
 
-    def get_route_handler(self):
-        schema = self.endpoint.__annotations__["body"]
-
+    def get_route_handler(self) -> Callable:
         async def handle(request: Request) -> Response:
-            if "json" not in request.headers.get("content-type", ""):
-                raise HTTPException(415, "Send the header 'Content-Type: application/json'")
-            try:
-                body = schema.model_validate_json(await request.body())
-            except ValidationError as error:
-                entries = error.errors(include_url=False, include_context=False)
-                raise RequestValidationError([e | {"loc": ("body", *e["loc"])} for e in entries])
-            answer = await self.endpoint(body, request)
-            return Response(to_json(answer), media_type="application/json")
+            return Response(to_json(await self.endpoint(request)), media_type="application/json")
 
-        return handle
+        return super().get_route_handler() if self.dependencies else handle
+
+
+async def read_body(request: Request, media_type: str) -> bytes:
+    """Return the body. Raises HTTPException 415 for another type, 400 if the client leaves."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != media_type:
+        raise HTTPException(415, f"Send the header 'Content-Type: {media_type}'")
+    try:
+        return await request.body()
+    except ClientDisconnect:
+        raise HTTPException(400, "The client has gone") from None
+
+
+async def read_json(request: Request, schema: type[BaseModel], model: Model) -> list:
+    """Return the values in the order of the features. Raises RequestValidationError."""
+    content = await read_body(request, "application/json")
+    try:
+        body = from_json(content)
+    except ValueError as error:
+        raise refusal(str(error), "json_invalid") from None
+    # note: for each of a million unknown names pydantic would keep an error
+    for name in body if isinstance(body, dict) else ():
+        if name not in model.features:
+            raise refusal("There is no such feature", "extra_forbidden", name[:100])
+    try:
+        return list(vars(schema.model_validate(body)).values())
+    except ValidationError as error:
+        entries = error.errors(include_url=False, include_context=False)
+        raise RequestValidationError([e | {"loc": ("body", *e["loc"])} for e in entries]) from None
+
+
+async def predict(request: Request) -> dict[str, Any]:
+    """Predict one row."""
+    model = request.app.state.model
+    X = model.row_to_array(await read_json(request, model.Row, model))
+    columns = await request.app.state.batcher.predict(model, X, request)
+    answer = {key: column[0] for key, column in columns.items()}
+    if answer["prediction"] is None:
+        raise refusal("The model has no answer for these values", "no_answer")
+    if model.classes is not None:
+        answer["probabilities"] = dict(zip(model.classes, answer["probabilities"].tolist()))
+    return answer
+
+
+async def predict_batch(request: Request) -> dict[str, Any]:
+    """Predict many rows, given and answered as columns."""
+    model = request.app.state.model
+    X = model.columns_to_array(await read_json(request, model.Columns, model))
+    answer = await request.app.state.batcher.predict(model, X, request)
+    if None in answer["prediction"]:
+        row = answer["prediction"].index(None)
+        raise refusal("The model has no answer for this row", "no_answer", row)
+    if model.classes is not None:
+        answer["probabilities"] = dict(zip(model.classes, answer["probabilities"].T.tolist()))
+    return answer
+
+
+async def explain(request: Request) -> dict[str, Any]:
+    """Say how much each feature adds to the answer for one row, compared with rows of the table.
+
+    Permutation Shapley values: each of these rows becomes the asked one, feature by feature, in
+    a random order and then in its reverse. Strumbelj and Kononenko, "Explaining prediction models
+    and individual predictions with feature contributions", 2014.
+    """
+    model = request.app.state.model
+    X = model.row_to_array(await read_json(request, model.Row, model))
+    n = X.shape[1]
+    background = model.background[: max(1, MAX_EXPLAIN_ROWS // (2 * n + 2))]
+    # at which step a feature is replaced: there and back, shape (2, background rows, features)
+    there = np.random.default_rng(0).random((len(background), n)).argsort(axis=1)
+    step = np.array([there, n - 1 - there])
+    is_replaced = step[:, :, None, :] < np.arange(n + 1)[:, None]
+    rows = np.where(is_replaced, X[0], background[:, None, :]).reshape(-1, n)
+    answer = await request.app.state.batcher.predict(model, np.vstack([X, rows]), request)
+    prediction, outputs = answer["prediction"][0], answer["prediction"]
+    if None in outputs:
+        raise refusal("The model has no answer for values between these", "no_answer")
+    if model.classes is not None:
+        outputs = answer["probabilities"][:, model.card["classes"].index(prediction)]
+    walks = np.reshape(outputs[1:], (2, len(background), n + 1))
+    shares = np.take_along_axis(np.diff(walks), step, axis=2).mean(axis=(0, 1))
+    names = list(model.features)
+    return {
+        "prediction": prediction,
+        "value": float(outputs[0]),
+        "average": float(walks[0, :, 0].mean()),
+        "shares": {names[i]: float(shares[i]) for i in np.argsort(-np.abs(shares))},
+    }
+
+
+async def predict_csv(request: Request) -> CSVResponse:
+    """Predict a table as train.py reads it: its columns come back, followed by the answer's."""
+    state = request.app.state
+    if state.files >= MAX_FILES:
+        raise too_busy(f"{MAX_FILES} files are being predicted")
+    state.files += 1
+    try:
+        content = await read_body(request, "text/csv")
+        await asyncio.to_thread(check_table, content, state.model)
+        lines = predict_lines(content, state.model, request)
+        await anext(lines)  # started, so that its finally is sure to run
+    except BaseException:
+        state.files -= 1
+        raise
+    return CSVResponse(lines)
+
+
+def check_table(content: bytes, model: Model) -> None:
+    """Raise RequestValidationError if it is no table, or none for this model."""
+    try:
+        names, _, rows = read_table(content)
+        absent = [n for n, f in model.features.items() if n not in names and not f["nullable"]]
+        if absent:
+            raise ValueError(f"it has no column {', '.join(map(repr, absent[:MAX_ERRORS]))}")
+        length = sum(1 for _ in islice(rows, MAX_FILE_ROWS + 1))
+        if length == 0:
+            raise ValueError("it has no rows")
+        if length > MAX_FILE_ROWS:
+            raise ValueError(f"it has more than {MAX_FILE_ROWS:,} rows")
+    except ValueError as error:
+        raise refusal(f"This is no table to predict: {error}", "table") from None
+
+
+async def predict_lines(content: bytes, model: Model, request: Request) -> AsyncIterator[str]:
+    """Yield nothing, then the header of the answer, then its rows, part after part."""
+    try:
+        yield ""
+        names, separator, rows = read_table(content)
+        added = ["prediction", "low", "high", "warnings", "problem"]
+        if model.classes is not None:
+            of_each = [f"probability of {label}" for label in model.classes]
+            added = ["prediction", *of_each, "likely", "warnings", "problem"]
+        header = names.copy()
+        for name in added:
+            header.append(f"{name} (model)" if name in names else name)
+        yield to_csv([header], separator)
+        while part := await asyncio.to_thread(list, islice(rows, MAX_CALL_ROWS)):
+            X, problems = await asyncio.to_thread(read_part, part, names, model.card)
+            readable = [row for row, problem in enumerate(problems) if not problem]
+            answers = [[""] * (len(added) - 1) for _ in part]
+            if readable:
+                columns = await request.app.state.batcher.put(model, X[readable], request)
+                for place, row in enumerate(readable):
+                    if columns["prediction"][place] is None:
+                        problems[row] = "the model has no answer for this row"
+                    else:
+                        answers[row] = spell_answer(columns, place, model)
+            lines = []
+            for row, answer, problem in zip(part, answers, problems):
+                lines.append([*row[: len(names)], *answer, problem])
+            yield await asyncio.to_thread(to_csv, lines, separator)
+    finally:
+        request.app.state.files -= 1
+
+
+def read_part(part: list[list[str]], names: list[str], card: dict) -> tuple[np.ndarray, list[str]]:
+    """Return the rows as the estimator was fitted to them, and for each what is wrong, or ""."""
+    X, found = encode(dict(zip(names, zip(*part))), card)
+    reasons: list[list[str]] = [[] for _ in part]
+    for row, cells in enumerate(part):
+        if any(cells[len(names) :]):
+            reasons[row].append(f"the row has {len(cells)} cells, the header {len(names)}")
+    for row, name, reason in found:
+        reasons[row].append(f"{name} {reason}")
+    return X, ["; ".join(each) for each in reasons]
+
+
+def spell_answer(columns: dict[str, Any], place: int, model: Model) -> list[str]:
+    """Return the cells of one row's answer, numbers with the table's own decimal mark."""
+    if model.classes is None:
+        numbers = [columns["prediction"][place], *columns["interval"][place]]
+    else:
+        numbers = columns["probabilities"][place].tolist()
+    cells = [repr(number).replace(".", model.card["decimal"]) for number in numbers]
+    if model.classes is not None:
+        likely = " or ".join(columns["likely"][place])
+        cells = [columns["prediction"][place], *cells, likely]
+    return [*cells, "; ".join(columns["warnings"][place])]
+
+
+def to_csv(rows: list[list[str]], separator: str) -> str:
+    text = io.StringIO()
+    csv.writer(text, delimiter=separator, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+# the app
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI):
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Load the model once, and add the routes that its card describes."""
     try:
-        model, card, sha256 = load_model(MODEL_PATH)
-        batcher = Batcher(model, card)
-    except Exception as error:  # noqa: BLE001
-        # note: raising here would log a traceback; nothing runs yet, so say it and end
-        print(f"main_api.py: {error}", file=sys.stderr, flush=True)
-        os._exit(3)
-    thread = threading.Thread(target=batcher.run, daemon=True)
-    thread.start()
-    Row, Columns = make_schema(card)
-    One, Many = (
-        (Classification, Classifications) if "classes" in card else (Regression, Regressions)
+        app.state.model = model = Model(MODEL_PATH)
+    except ValueError as error:
+        # note: uvicorn would log a traceback where one line says it all
+        log.addFilter(lambda record: not record.getMessage().startswith("Traceback"))
+        log.error("main_api.py: %s", error)
+        raise
+    app.state.batcher, app.state.files = Batcher(), 0
+    app.title, app.description = model.card["title"], model.card["description"]
+    answer, answers = answer_schema(model.card)
+    explanation = create_model(
+        "Explanation",
+        prediction=(answer.model_fields["prediction"].annotation, ...),
+        value=(float, ...),
+        average=(float, ...),
+        shares=(dict[str, float], ...),
     )
-    places = {  # the model is given the place of a choice
-        f["name"]: {None: None} | {choice: place for place, choice in enumerate(f["choices"])}
-        for f in card["features"]
-        if "choices" in f
-    }
-    names = [f["name"] for f in card["features"]]
-
-    async def predict(body: Row, request: Request) -> One:
-        """Predict one row."""
-        values = list(vars(body).values())
-        for i, name in enumerate(names) if places else ():
-            if name in places:
-                values[i] = places[name][values[i]]
-        columns, mine = await batcher.predict(np.array([values], float), request)
-        answer = {key: column[mine.start] for key, column in columns.items()}
-        if One is Classification:
-            answer["probabilities"] = dict(zip(card["classes"], answer["probabilities"].tolist()))
-        return answer
-
-    async def predict_batch(body: Columns, request: Request) -> Many:
-        """Predict many rows, given and answered as columns."""
-        given = {n: column for n, column in zip(names, vars(body).values()) if column is not None}
-        lengths = {name: len(column) for name, column in given.items()}
-        if len(set(lengths.values())) != 1:
-            message = f"Columns should have equally many rows, at least 1, not {lengths}"
-            raise RequestValidationError([{"loc": ["body"], "msg": message, "type": "columns"}])
-        for name in places.keys() & given.keys():
-            given[name] = [places[name][choice] for choice in given[name]]
-        missing = [None] * max(lengths.values())
-        X = np.array([given.get(name, missing) for name in names], float).T
-        columns, mine = await batcher.predict(X, request)
-        answer = {key: column[mine] for key, column in columns.items()}
-        if Many is Classifications:
-            answer["probabilities"] = dict(zip(card["classes"], answer["probabilities"].T.tolist()))
-        return answer
-
-    app.title, app.description = card["title"], card["description"]
-    app.state.card, app.state.places = card | {"sha256": sha256}, places
-    for path, endpoint in (("/predict", predict), ("/predict/batch", predict_batch)):
-        app.router.add_api_route(
-            path, endpoint, methods=["POST"], responses=REFUSALS, route_class_override=JSONRoute
-        )
+    for path, endpoint, body, response in (
+        ("/predict", predict, model.Row, answer),
+        ("/predict/batch", predict_batch, model.Columns, answers),
+        ("/explain", explain, model.Row, explanation),
+    ):
+        add_route(app, path, endpoint, "application/json", body.model_json_schema(), response)
+    add_route(app, "/predict/csv", predict_csv, "text/csv", {"type": "string"}, None)
     gc.freeze()  # collections needn't walk the libraries and the model again: a fifth of the time
     yield
-    batcher.queue.put(None)
+    app.state.batcher.stop()
+
+
+def add_route(
+    app: FastAPI, path: str, endpoint: Callable, media_type: str, schema: dict, response: Any
+) -> None:
+    """Add a route whose documentation depends on the model, in place of an earlier one."""
+    is_json = media_type == "application/json"
+    content = {media_type: {"schema": schema}}
+    app.router.routes[:] = [
+        route for route in app.router.routes if getattr(route, "path", "") != path
+    ]
+    app.router.add_api_route(
+        path,
+        endpoint,
+        methods=["POST"],
+        response_model=response,
+        response_class=JSONResponse if is_json else CSVResponse,
+        responses=REFUSALS,
+        max_body_size=MAX_BODY_BYTES if is_json else MAX_FILE_BYTES,
+        openapi_extra={"requestBody": {"required": True, "content": content}},
+        route_class_override=JSONRoute if is_json else APIRoute,
+    )
+    app.openapi_schema = None
 
 
 app = FastAPI(lifespan=lifespan, max_body_size=MAX_BODY_BYTES)
@@ -404,13 +667,14 @@ async def answer_422(request: Request, error: RequestValidationError) -> Respons
     detail = []
     for entry in error.errors()[:MAX_ERRORS]:
         if entry["type"] == "literal_error":
-            choices = [c for c in app.state.places[entry["loc"][1]] if c is not None]
+            choices = request.app.state.model.features[entry["loc"][1]]["choices"]
             label = str(entry["input"])[:100]
             near = difflib.get_close_matches(label, choices, n=10, cutoff=0)
-            few = len(choices) <= len(near)
-            entry["msg"] = (
-                f"'{label}' is not one of {choices if few else f'{len(choices)}, such as {near}'}"
-            )
+            some = choices if len(choices) <= 10 else f"{len(choices)} choices, such as {near}"
+            entry["msg"] = f"'{label}' is not one of {some}"
+        elif entry["type"] in WORDS:
+            entry["msg"] = WORDS[entry["type"]]
+        entry["msg"] = entry["msg"].removeprefix("Value error, ")
         detail.append({key: entry[key] for key in ("loc", "msg", "type")})
     return Response(json.dumps({"detail": detail}), 422, media_type="application/json")
 
@@ -422,6 +686,6 @@ async def health() -> dict[str, str]:
 
 
 @app.get("/model")
-async def model_card() -> dict[str, Any]:
+async def model_card(request: Request) -> dict[str, Any]:
     """Return the model's card, with the SHA-256 of the file."""
-    return app.state.card
+    return request.app.state.model.card
