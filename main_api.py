@@ -19,7 +19,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from itertools import islice
 from pathlib import Path
@@ -41,7 +41,7 @@ from sklearn import config_context
 from sklearn.exceptions import InconsistentVersionWarning
 from starlette.requests import ClientDisconnect
 
-from train import MAX_NUMBER, decode, encode, read_date, read_table
+from train import MAX_NUMBER, decimal_marks, decode, encode, read_date, read_table
 
 MODEL_PATH = os.environ.get("MODEL_PATH", "model.joblib")
 MODEL_SHA256 = os.environ.get("MODEL_SHA256", "")  # if set, any other file is refused
@@ -55,10 +55,12 @@ MAX_CALL_ROWS = 1_000  # of one request in one call: others get their turn in be
 LOOP_PASSES = 6  # before a call, to read what came meanwhile; an idle loop's take microseconds
 PATIENCE_SECONDS = 1.0  # work that has waited longer is dropped if its client has gone
 MAX_ERRORS = 20  # entries in a 422
-MAX_EXPLAIN_ROWS = 10_000  # made up for one explanation
+MAX_WARNINGS = 20  # sentences for a row
+BODY_SECONDS = 60  # for a client to send all of its body
+MAX_EXPLAIN_CELLS = 4_000_000  # of the rows made up for one explanation
 
 REFUSALS: dict[int | str, dict] = {
-    400: {"description": "The client left before all of the body was there"},
+    400: {"description": "The body did not come"},
     413: {"description": "The body is too large"},
     415: {"description": "The Content-Type is another one"},
     422: {"description": "The first reasons why it can't be predicted, each with its place"},
@@ -107,7 +109,7 @@ def load(path: str) -> tuple[dict, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", InconsistentVersionWarning)
             saved = joblib.load(io.BytesIO(content))
-        if {"model", "card", "background", "by_probability"} <= saved.keys():
+        if {"card", "background", "by_probability", "low", "high"} <= saved.keys():
             return saved, sha256
         found = "was saved by another train.py"
     except InconsistentVersionWarning as error:
@@ -188,18 +190,13 @@ class Model:
         if "classes" in self.card:
             self.classes = np.array(self.card["classes"], object)
         self.Row, self.Columns = body_schema(self.card)
-        self.codes, low, high = {}, [], []
+        self.low, self.high = saved["low"], saved["high"]
+        # the estimator is given the place of a choice
+        self.codes = {}
         for i, feature in enumerate(self.card["features"]):
-            # the estimator is given the place of a choice
             if feature["type"] == "category":
                 codes = {choice: place for place, choice in enumerate(feature["choices"])}
                 self.codes[i] = codes | {None: None}
-            ends = [feature.get("minimum", math.nan), feature.get("maximum", math.nan)]
-            if feature["type"] == "date":
-                ends = [to_days(end) for end in ends]
-            low.append(ends[0])
-            high.append(ends[1])
-        self.low, self.high = np.array(low), np.array(high)
 
     def row_to_array(self, values: list) -> np.ndarray:
         """Return checked values as the estimator was fitted to them, shape (1, features)."""
@@ -271,6 +268,8 @@ class Model:
         # rows share a list until one needs its own: thousands of lists cost as much as a call
         columns["warnings"] = [[]] * len(X)
         for row, i in zip(*((X < self.low) | (X > self.high)).nonzero()):
+            if len(columns["warnings"][row]) == MAX_WARNINGS:
+                continue
             sentence = self.warn(self.card["features"][i], X[row, i], X[row, i] > self.high[i])
             columns["warnings"][row] = [*columns["warnings"][row], sentence]
         return columns
@@ -418,13 +417,14 @@ class JSONRoute(APIRoute):
 
 
 async def read_body(request: Request, media_type: str) -> bytes:
-    """Return the body. Raises HTTPException 415 for another type, 400 if the client leaves."""
+    """Return the body. Raises HTTPException 415 for another type, 400 if it does not come."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != media_type:
         raise HTTPException(415, f"Send the header 'Content-Type: {media_type}'")
     try:
-        return await request.body()
-    except ClientDisconnect:
-        raise HTTPException(400, "The client has gone") from None
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.body()
+    except (ClientDisconnect, TimeoutError):
+        raise HTTPException(400, f"The body was not there in {BODY_SECONDS} seconds") from None
 
 
 async def read_json(request: Request, schema: type[BaseModel], model: Model) -> list:
@@ -481,7 +481,7 @@ async def explain(request: Request) -> dict[str, Any]:
     model = request.app.state.model
     X = model.row_to_array(await read_json(request, model.Row, model))
     n = X.shape[1]
-    background = model.background[: max(1, MAX_EXPLAIN_ROWS // (2 * n + 2))]
+    background = model.background[: max(1, MAX_EXPLAIN_CELLS // (2 * n * (n + 1)))]
     # at which step a feature is replaced: there and back, shape (2, background rows, features)
     there = np.random.default_rng(0).random((len(background), n)).argsort(axis=1)
     step = np.array([there, n - 1 - there])
@@ -512,8 +512,8 @@ async def predict_csv(request: Request) -> CSVResponse:
     state.files += 1
     try:
         content = await read_body(request, "text/csv")
-        await asyncio.to_thread(check_table, content, state.model)
-        lines = predict_lines(content, state.model, request)
+        table = await asyncio.to_thread(open_table, content, state.model)
+        lines = predict_lines(table, state.model, request)
         await anext(lines)  # started, so that its finally is sure to run
     except BaseException:
         state.files -= 1
@@ -521,35 +521,42 @@ async def predict_csv(request: Request) -> CSVResponse:
     return CSVResponse(lines)
 
 
-def check_table(content: bytes, model: Model) -> None:
-    """Raise RequestValidationError if it is no table, or none for this model."""
+def open_table(content: bytes, model: Model) -> tuple[list[str], str, Iterator[list[str]]]:
+    """Return what read_table() does. Raises RequestValidationError if it can't be predicted."""
     try:
         names, _, rows = read_table(content)
         absent = [n for n, f in model.features.items() if n not in names and not f["nullable"]]
         if absent:
             raise ValueError(f"it has no column {', '.join(map(repr, absent[:MAX_ERRORS]))}")
-        length = sum(1 for _ in islice(rows, MAX_FILE_ROWS + 1))
-        if length == 0:
+        first = list(islice(rows, MAX_CALL_ROWS))
+        if not first:
             raise ValueError("it has no rows")
-        if length > MAX_FILE_ROWS:
+        if len(first) + sum(1 for _ in islice(rows, MAX_FILE_ROWS)) > MAX_FILE_ROWS:
             raise ValueError(f"it has more than {MAX_FILE_ROWS:,} rows")
+        # the same digits may stand for a thousand times as much
+        columns = zip(names, zip(*first))
+        numbers = {n: c for n, c in columns if model.features.get(n, {}).get("type") == "number"}
+        points, commas, _ = decimal_marks(numbers)
+        mark = model.card["decimal"]
+        mine, others = (points, commas) if mark == "." else (commas, points)
+        if len(others) > len(mine):
+            raise ValueError(f"'{others[0]}' is no number where '{mark}' is the decimal mark")
+        return read_table(content)
     except ValueError as error:
         raise refusal(f"This is no table to predict: {error}", "table") from None
 
 
-async def predict_lines(content: bytes, model: Model, request: Request) -> AsyncIterator[str]:
+async def predict_lines(table: tuple, model: Model, request: Request) -> AsyncIterator[str]:
     """Yield nothing, then the header of the answer, then its rows, part after part."""
+    names, separator, rows = table
     try:
         yield ""
-        names, separator, rows = read_table(content)
         added = ["prediction", "low", "high", "warnings", "problem"]
         if model.classes is not None:
             of_each = [f"probability of {label}" for label in model.classes]
             added = ["prediction", *of_each, "likely", "warnings", "problem"]
-        header = names.copy()
-        for name in added:
-            header.append(f"{name} (model)" if name in names else name)
-        yield to_csv([header], separator)
+        header = [f"{name} (model)" if name in names else name for name in added]
+        yield to_csv([names + header], separator)
         while part := await asyncio.to_thread(list, islice(rows, MAX_CALL_ROWS)):
             X, problems = await asyncio.to_thread(read_part, part, names, model.card)
             readable = [row for row, problem in enumerate(problems) if not problem]

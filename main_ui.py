@@ -368,7 +368,7 @@ def say_reason(entry: dict) -> str:
     """Return why a row can't be predicted."""
     name = entry["loc"][-1]
     value = state.get(f"_{name}", name)
-    if value is None:
+    if value is None or not str(value).strip():
         return f"{name} is missing."
     if entry["type"] in REASONS:
         return f"{name} '{value}' {REASONS[entry['type']]}."
@@ -655,19 +655,15 @@ def predict_file(file: Any, card: dict) -> None:
 
 
 def draw_result(result: dict, card: dict) -> None:
-    """Draw the summary, what can't be predicted and why, and the first rows."""
+    """Draw the summary, the first rows, and what can't be predicted and why."""
     problems, predictions = result["problems"], result["predictions"]
     good = predictions.total()
     rows = good + len(problems)
     st.header(f"{good:,} of {count(rows, 'row')} predicted")
-    if problems:
-        st.warning(f"{count(len(problems), 'row')} can't be predicted:")
-        shown = pd.DataFrame(problems[:SHOWN_ROWS], columns=["row", "problem"])
-        st.dataframe(shown, hide_index=True)
     if card["task"] == "classification":
         bars = []
         for label, n in predictions.most_common(BARS):
-            name = f"{label}: {count(n, 'row')}, {percent(n / good)}"
+            name = f"{label}: {count(n, 'row')}, {100 * n / good:.1f} %"
             bars.append({"name": name, "value": n, "label": label})
         draw_bars(bars, "Predictions", [0, good], color_of(card))
     elif predictions:
@@ -675,11 +671,18 @@ def draw_result(result: dict, card: dict) -> None:
         low, high = min(values), max(values)
         low, mean, high = (write(v, high - low) for v in (low, sum(values) / good, high))
         st.markdown(plain(f"{card['target']}: {mean} on average, from {low} to {high}."))
+    if problems:
+        row, problem = problems[0]
+        words = f"{count(len(problems), 'row')} can't be predicted"
+        st.warning(plain(f"{words}: see below. The first is row {row}: {problem}."))
     if rows > SHOWN_ROWS:
         st.markdown(f"Only the first {SHOWN_ROWS:,} rows are shown; the download has all.")
     st.dataframe(result["first"], hide_index=True)
     download = {"file_name": "predictions.csv", "key": "page:result-csv", "on_click": "ignore"}
     st.download_button("Download the result", lambda: gzip.decompress(result["packed"]), **download)
+    if problems:
+        shown = pd.DataFrame(problems[:SHOWN_ROWS], columns=["row", "problem"])
+        st.dataframe(shown, hide_index=True)
 
 
 # what the model is

@@ -180,6 +180,7 @@ def trained(tmp_path_factory):
         ("1,234.50 €", 1234.5, None), ("1.234,5", None, 1234.5), ("12'345.6", 12345.6, None),
         ("-$1,234,567", -1234567, None), (".5", 0.5, None), ("12,34", None, 12.34),
         ("1e30", 1e30, 1e30), ("-1e-3", -0.001, -0.001),
+        ("1\u00a0234,5", None, 1234.5), ("1\u202f234.5", 1234.5, None), ("\u22125", -5, -5), ("--5", None, None),
         *((text, None, None) for text in ("007", "1e31", "1e400", "1,2,3", "12a", "٣", "nan", "€")),
     ],
 )  # fmt: skip
@@ -195,14 +196,16 @@ def test_dates(tmp_path):
     columns = [[f"{day:{layout}}" for day in dates] for layout in layouts]
     columns[4] = [text.lstrip("0") for text in columns[4]]  # 5-Jan-24
     clocks = itertools.cycle(["T23:00+01:00", "T00:00+02:00"])  # 22:00 in UTC, or of the day before
-    columns += [[f"{day}{clock}" for day, clock in zip(dates, clocks)], np.arange(30) % 7]
-    saved = fit(tmp_path, csv_of("a,b,c,d,e,f,g,y", *columns), "--task", "regression")
-    table = {name: list(map(str, cells)) for name, cells in zip("abcdefg", columns)}
+    columns += [[f"{day}{clock}" for day, clock in zip(dates, clocks)]]
+    few = [date(2024, i * 5 % 12 + 1, 25 if i > 27 else i % 12 + 1) for i in range(30)]
+    columns += [[f"{day:%d/%m/%Y}" for day in few], np.arange(30) % 7]  # two tell day from month
+    saved = fit(tmp_path, csv_of("a,b,c,d,e,f,g,h,y", *columns), "--task", "regression")
+    table = {name: list(map(str, cells)) for name, cells in zip("abcdefgh", columns)}
     X, problems = train.encode(table, saved.card)
     days = 19722 + 5 * np.arange(30)  # 54 years with 13 leap days, less one day
-    assert X.T == pytest.approx(
-        np.stack([days, days, days, days + 0.75, days, days, days + 22 / 24 - np.arange(30) % 2])
-    )
+    assert X[:, 7].tolist() == [(day - date(1970, 1, 1)).days for day in few]
+    for column, shift in zip(X.T, [0, 0, 0, 0.75, 0, 0, 22 / 24 - np.arange(30) % 2]):
+        assert column == pytest.approx(days + shift)
     assert (problems, saved.card["features"][0]["minimum"]) == ([], "2023-12-31")
     assert saved.card["features"][3]["maximum"] == "2024-05-24T18:00:00"
 
@@ -245,12 +248,13 @@ def test_decimal(cells, options, decimal, note, tmp_path, capsys):
         ("a,b\n1\u20282,3\x85\n".encode(), ["a", "b"], [["1\u20282", "3\x85"]]),
         (b"a,a,,a\n1,2,3,4\n", ["a", "a (2)", "column 3", "a (3)"], [["1", "2", "3", "4"]]),
         (b"a,b,c\n1\n1,2,3,4\n", ["a", "b", "c"], [["1", "", ""], ["1", "2", "3", "4"]]),
+        (b"a,b\n" + b'1,"see;"""\n' * 20_000, ["a", "b"], [["1", 'see;"']] * 20_000),
         (b"", "is empty", None),
         (b"\x89PNG\r\n\x00\x00", "not a text file", None),
-        (b'a,b\n"1,2\n3,4\n', "quote before line 3 is never closed", None),
+        (b'a,b\n"1,2\n3,4\n', "a quote near its end is never closed", None),
         (b"a,b\n" + b"1" * 2_000_000, "a row has over 1,000,000 characters", None),
         (b"," * 1_000_000, "a row has over 1,000,000 characters", None),
-        (b"," * 5_000, "5,001 columns, more than 2,000", None),
+        (b"," * 5_000, "more than 2,000 columns", None),
     ],
 )  # fmt: skip
 def test_read_table(content, names, rows):
@@ -286,7 +290,7 @@ def test_train_mixed_table(trained):
     assert (card["decimal"], card["classes"], card["rows"]) == (",", ["A", "B", "c d"], 196)
     few = "'kind' is a label of fewer than 5 rows: 'rare' in row 2, 'rare' in row 102"
     assert card["dropped"][:2] == [
-        {"rows": 2, "reason": "'kind' is empty"},
+        {"rows": 2, "reason": "'kind' is empty or NA"},
         {"rows": 2, "reason": few},
     ]
     identifier = {"column": "id", "reason": "an identifier, by its name"}
@@ -390,7 +394,7 @@ DAYS = [date(2024, 1, 1) + timedelta(i) for i in range(60)]
     [
         ("x", DAYS, "5 folds, later rows only", 50, "the rows are in order of time, by 'x'"),
         ("x", DAYS[::-1], "5 folds, later rows only", 50, "the rows are in order of time, by 'x'"),
-        ("x", np.arange(60) // 2 * 1.5, "5 folds, shuffled", 60, "30 rows repeat others in all"),
+        ("x", np.arange(60) // 2 * 1.5, "5 folds, shuffled", 60, "30 rows with the features of another"),
         ("x", np.arange(60_000) * 1.5, "12,000 rows kept out, shuffled", 12_000, ""),
         ("time", np.arange(60_000) / 7, "10,000 rows kept out, later rows only", 10_000, "of time"),
     ],
@@ -477,12 +481,35 @@ def test_train_knows_late_classes(tmp_path):
     table = csv_of("day,y", DAYS, ["old"] * 40 + ["new"] * 20)
     card = fit(tmp_path, table).card
     assert card["measured"] == "5 folds, shuffled"
-    assert "some classes come too late to measure it on later rows only" in card["notes"]
+    assert "but some classes are too rare to measure it on later rows only" in card["notes"]
+    repeats = csv_of("a,y", [1] * 30 + list(range(30)), ["same"] * 30 + ["else"] * 30)
+    notes = fit(tmp_path, repeats).card["notes"]
+    assert "rows repeat others, and a class has too few different ones to tell" in notes
 
 
 def test_train_twice_is_the_same(trained, tmp_path):
     again = fit(tmp_path, mixed(), build=train.build_model)
     assert again.path.read_bytes() == trained["price"].path.read_bytes()
+
+
+def test_train_sees_order_in_a_date_with_a_gap(tmp_path):
+    table = csv_of("day,y", ["", *DAYS[1:]], np.arange(60) * 7 % 13)
+    assert fit(tmp_path, table).card["measured"] == "5 folds, later rows only"
+
+
+@pytest.mark.parametrize(
+    ("name", "x", "kept"),
+    [
+        ("n", range(40), False), ("n", range(1, 41), False), ("n", range(58, 98), True),
+        ("year", range(1970, 2010), True), ("customer_id", [i // 2 * 3 for i in range(40)], False),
+        ("price index", [i * 5 % 97 for i in range(40)], True), ("", [3 * i for i in range(40)], False),
+    ],
+)  # fmt: skip
+def test_train_knows_identifiers(name, x, kept, tmp_path):
+    """Row numbers and what is called an identifier are left out; a height or a year is not."""
+    card = fit(tmp_path, csv_of(f"{name},b,y", x, np.arange(40) % 9 / 2, np.arange(40) % 2)).card
+    reasons = [entry["reason"][:13] for entry in card["dropped"]]
+    assert reasons == ([] if kept else ["an identifier"])
 
 
 ROWS = [(i % 7 / 2, i % 2) for i in range(40)]
@@ -621,11 +648,10 @@ def columns_of(rows):
 
 def rows_of(columns):
     """Return the answer for columns as those for rows."""
-    parts = columns.pop("probabilities", None)
+    probabilities = columns.pop("probabilities", {})
     rows = [dict(zip(columns, cells)) for cells in zip(*columns.values())]
-    if parts is not None:
-        for row, probabilities in zip(rows, zip(*parts.values())):
-            row["probabilities"] = dict(zip(parts, probabilities))
+    for row, shares in zip(rows, zip(*probabilities.values())):
+        row["probabilities"] = dict(zip(probabilities, shares))
     return rows
 
 
@@ -636,6 +662,17 @@ def spell(value, card):
     return (
         value or "" if isinstance(value, str | None) else repr(value).replace(".", card["decimal"])
     )
+
+
+def to_csv(rows, card):
+    text = io.StringIO()
+    lines = [[spell(value, card) for value in row.values()] for row in rows]
+    csv.writer(text, delimiter=";").writerows([list(rows[0]), *lines])
+    return text.getvalue()
+
+
+def read_csv(text):
+    return list(csv.reader(io.StringIO(text), delimiter=";"))
 
 
 def expect(api, rows):
@@ -685,15 +722,14 @@ def test_predict(api):
     status, columns = ask(api.url + "/predict/batch", columns_of(rows))
     assert status == 200
     assert is_same(rows_of(columns), expected)
-    lines, text = [[spell(v, api.card) for v in row.values()] for row in rows], io.StringIO()
-    csv.writer(text, delimiter=";").writerows([list(rows[0]), *lines])
-    status, text = ask(api.url + "/predict/csv", text.getvalue(), "text/csv")
-    header, *answers = csv.reader(io.StringIO(text), delimiter=";")
+    text = to_csv(rows, api.card)
+    status, answers = ask(api.url + "/predict/csv", text, "text/csv")
+    header, *answers = read_csv(answers)
     added = ["prediction", "low", "high", "warnings", "problem"]
     if classes := api.card.get("classes"):
         added[1:3] = [*(f"probability of {label}" for label in classes), "likely"]
     assert header == [*rows[0], *(f"{a} (model)" if a in rows[0] else a for a in added)]
-    assert [cells[: len(rows[0])] for cells in answers] == lines
+    assert [cells[: len(rows[0])] for cells in answers] == read_csv(text)[1:]
     for cells, answer in zip(answers, expected):
         cells = cells[len(rows[0]) :]
         numbers = [c.replace(api.card["decimal"], ".") for c in cells]
@@ -792,6 +828,7 @@ def test_predict_refuses(api):
         ("/predict/csv", "x\n" + "1\n" * 100_001, "text/csv", 422, "more than 100,000 rows"),
         ("/predict/csv", "x\n", "text/csv", 422, "it has no rows"),
         ("/predict/csv", "z\n1\n", "text/csv", 422, "it has no column 'x'"),
+        ("/predict/csv", "x;z\n1,5;0.5\n", "text/csv", 422, "'1,5' is no number where '.' is the decimal mark"),
         ("/predict/csv", b"", "text/csv", 422, "it is empty"),
         ("/predict/csv", b'x,z\n"1,2\n', "text/csv", 422, "never closed"),
         ("/explain", b'{"x": "1"}', "application/json", 422, "valid number"),
@@ -802,6 +839,16 @@ def test_statuses(path, body, kind, status, words, given):
     assert (found, words in str(answer)) == (status, True)
     if status == 200 and path == "/predict/csv":
         assert answer.count("\n") == body.count("\n")
+
+
+def test_dates_at_the_ends_of_time(api):
+    """A date is predicted or refused; none breaks an answer."""
+    row = api.card["examples"][0]["features"]
+    for feature in (f for f in api.card["features"] if f["type"] == "date"):
+        for text, status in (("", 422), ("9999-12-31T23:59:59.9", 422), ("0001-01-02", 200)):
+            found, answer = ask(api.url + "/predict", row | {feature["name"]: text})
+            assert found == status
+            assert status == 422 or "0001-01-02 is before" in answer["warnings"][0]
 
 
 def test_too_large(given):
@@ -832,7 +879,7 @@ def test_csv(given):
     text = io.StringIO()
     csv.writer(text, delimiter=";").writerows([["prediction", "x", ""], *rows])
     status, text = ask(given.url + "/predict/csv", text.getvalue(), "text/csv")
-    header, *lines = csv.reader(io.StringIO(text), delimiter=";")
+    header, *lines = read_csv(text)
     added = ["prediction (model)", "low", "high", "warnings", "problem"]
     assert (status, header) == (200, ["prediction", "x", "column 3", *added])
     problems = {
@@ -976,34 +1023,35 @@ def test_lone_row_among_batches(given):
         time.sleep(0.25)
         started = time.monotonic()
         assert ask(given.url + "/predict", {"x": -1.0})[0] == 200
-        assert time.monotonic() - started < 0.4
+        assert time.monotonic() - started < 0.5
         assert not batch.done()
         assert batch.result()[0] == 200
 
 
 def test_too_much_waits(given):
-    """Beyond 100,000 rows the answer is 503; what is answered, has failed, or was asked by clients
-    that have gone counts no more."""
+    """Beyond a limit the answer is 503; what is answered, has failed, or was asked by clients that
+    have gone counts no more."""
+    with serve(given.path) as api, ThreadPoolExecutor(4) as pool:
+        api.main_api.MAX_WAITING_ROWS = 20_000
 
-    def send(x, rows=10_000):
-        return ask(given.url + "/predict/batch", {"x": [x] * rows})[0]
+        def send(x, rows=10_000):
+            return ask(api.url + "/predict/batch", {"x": [x] * rows})[0]
 
-    with ThreadPoolExecutor(12) as pool:
-        assert sorted(pool.map(send, [1000.01] * 12)) == [200] * 10 + [503] * 2
+        assert sorted(pool.map(send, [1000.08] * 4)) == [200, 200, 503, 503]
         assert send(666.0) == 422
-        busy = pool.submit(ask, given.url + "/predict", {"x": 1001.5})
+        busy = pool.submit(ask, api.url + "/predict", {"x": 1001.5})
         time.sleep(0.1)
         body = json.dumps({"x": [1000.03] * 9_999}).encode()
         head = "POST /predict/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        for _ in range(10):
-            with socket.create_connection(given.address) as s:
+        for _ in range(2):
+            with socket.create_connection(api.address) as s:
                 s.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         time.sleep(0.2)
         assert send(1000.03) == 503
-        more = pool.submit(send, -1.0, 1)  # 100,000 rows with it
+        more = pool.submit(send, -1.0, 1)  # 20,000 rows with it
         assert (busy.result()[0], more.result()) == (200, 200)
-        time.sleep(0.2)
-        assert list(pool.map(send, [-1.0] * 10)) == [200] * 10
+        time.sleep(0.5)
+        assert list(pool.map(send, [-1.0] * 2)) == [200, 200]
 
 
 def test_too_many_files(given):
@@ -1011,14 +1059,14 @@ def test_too_many_files(given):
     url = given.url + "/predict/csv"
     head = "POST /predict/csv HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n"
     with ThreadPoolExecutor(5) as pool:
-        for _ in range(3):
-            files = list(pool.map(lambda _: ask(url, "x\n1000.4\n", "text/csv")[0], range(5)))
+        for _ in range(2):
+            files = list(pool.map(lambda _: ask(url, "x\n1000.6\n", "text/csv")[0], range(5)))
             assert sorted(files) == [200] * 4 + [503]
             for _ in range(5):
                 assert ask(url, "z\n1\n", "text/csv")[0] == 422
                 with socket.create_connection(given.address) as s:
                     s.sendall(f"{head}Content-Length: 99\r\n\r\nx\n1".encode())
-            time.sleep(0.1)
+            time.sleep(0.5)
 
 
 def test_login_is_honoured(given):
@@ -1120,47 +1168,45 @@ def words_on(page) -> str:
     return re.sub(r"\\(?=[^\w\s])|\u2060|\*\*", "", words)
 
 
-def numbers_in(pattern, words) -> list[float]:
-    return [float(text.replace(",", "")) for text in re.search(pattern, words).groups()]
+def bars_of(chart) -> list[float]:
+    """Return the lengths of a chart's bars, which are all within its ends."""
+    from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
+
+    bars = convert_arrow_bytes_to_pandas_df(chart.proto.data.data)["value"].tolist()
+    low, high = json.loads(chart.proto.spec)["encoding"]["x"]["scale"]["domain"]
+    assert low <= min(bars) <= max(bars) <= high
+    return bars
+
+
+def try_example(page):
+    examples = page.button_group(key="page:try")
+    return examples.select(examples.options[0]).run()
 
 
 def test_page_example(api, open_page):
     """An example fills the form and the address; the answer, its range or labels, its reasons and
     the truth stand beside it; the address brings all of it back."""
-    page = open_page(api.url)
-    assert not page.metric
-    page.button_group(key="page:try").select(page.button_group(key="page:try").options[0]).run()
-    example = api.card["examples"][0]
-    answer = ask(api.url + "/predict", example["features"])[1]
-    why = ask(api.url + "/explain", example["features"])[1]
+    page, example = try_example(open_page(api.url)), api.card["examples"][0]
+    answer, why = (ask(api.url + p, example["features"])[1] for p in ("/predict", "/explain"))
+    shares = list(why["shares"].values())
+    shares[9:] = [sum(shares[9:])] if len(shares) > 10 else shares[9:]
     for each in (page, open_page(api.url, query=page.query_params)):
-        words = words_on(each)
+        words, [metric] = words_on(each), each.metric
+        *charts, reasons = [bars_of(chart) for chart in each.get("vega_lite_chart")[:-1]]
         assert "This is a real row of the table" in words
-        [metric], charts = (
-            each.metric,
-            [bars_of(chart) for chart in each.get("vega_lite_chart")[:-1]],
-        )
         assert metric.label.replace("\\", "") == api.card["target"]
+        assert reasons == pytest.approx(shares)
+        value = metric.value.replace("\\", "")
         if "classes" in api.card:
-            assert metric.value.replace("\\", "") == answer["prediction"]
+            assert value == answer["prediction"]
             assert f"Likely {' or '.join(answer['likely'])}:" in words
-            ranked = sorted(answer["probabilities"].values(), reverse=True)[:10]
-            assert charts[0] == pytest.approx(ranked)
+            ranked = sorted(answer["probabilities"].values(), reverse=True)
+            assert charts[0] == pytest.approx(ranked[:10])
         else:
             low, high = answer["interval"]
-            number = r"(-?[\d.,]+\d)"
-            found = numbers_in(f"Likely {number} to {number}:", words)
-            found += numbers_in(number, metric.value.replace("\\", ""))
-            assert found == pytest.approx([low, high, answer["prediction"]], abs=(high - low) / 10)
-        shares = list(why["shares"].values())
-        shares[9:] = [sum(shares[9:])] if len(shares) > 10 else shares[9:]
-        assert charts[-1] == pytest.approx(shares)
-
-
-def bars_of(chart) -> list[float]:
-    from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
-
-    return convert_arrow_bytes_to_pandas_df(chart.proto.data.data)["value"].tolist()
+            found = [value, *re.search(r"Likely (\S+) to (\S+):", words).groups()]
+            found = [float(text.replace(",", "")) for text in found]
+            assert found == pytest.approx([answer["prediction"], low, high], abs=(high - low) / 10)
 
 
 def test_page_predict(api, open_page):
@@ -1195,55 +1241,47 @@ def test_page_what_if(name, apis, open_page):
     """For each feature one chart: the model's answers along it, over how often the table has what,
     with a dashed line at the value of the form."""
     api = apis[name]
-    row = api.card["examples"][0]["features"]
-    page = open_page(api.url)
-    page.button_group(key="page:try").select(page.button_group(key="page:try").options[0]).run()
+    row, page = api.card["examples"][0]["features"], try_example(open_page(api.url))
     for f in api.card["features"]:
         page.selectbox(key="page:what-if").select(f["name"]).run()
-        assert not page.exception
         spec = json.loads(page.get("vega_lite_chart")[-1].proto.spec)
-        seen, points, dashed = (layer["data"]["values"] for layer in spec["layer"])
-        assert [each["value"] for each in seen][: len(f["counts"])] == f["counts"]
-
-        def value_at(point, f=f):
-            at = point["at"]
+        layers = seen, points, dashed = [layer["data"]["values"] for layer in spec["layer"]]
+        for point in itertools.chain(*layers):  # as the API has it
             if f["type"] == "date":
-                return (date(1970, 1, 1) + timedelta(milliseconds=at)).isoformat()
-            return at if f["type"] != "boolean" else at == "yes"
-
-        values = list(dict.fromkeys(value_at(point) for point in points))
+                day = date(1970, 1, 1) + timedelta(milliseconds=point["at"])
+                point["at"] = day.isoformat()
+            elif f["type"] == "boolean":
+                point["at"] = point["at"] == "yes"
+        values = list(dict.fromkeys(point["at"] for point in points))
         if f["type"] in ("number", "date"):
-            ends = (f["minimum"], f["maximum"])
-            assert (min(values), max(values)) == (
-                ends if f["type"] == "date" else pytest.approx(ends)
-            )
+            ends = [f["minimum"], f["maximum"]]
+            assert is_same([min(values), max(values)], ends)
         else:
             assert values == f.get("choices", [False, True])
-        assert [value_at(each) for each in dashed] == [v for v in [row[f["name"]]] if v is not None]
+        assert [point["value"] for point in seen][: len(f["counts"])] == f["counts"]
+        assert [point["at"] for point in dashed] == [row[f["name"]]]
         columns = columns_of([row | {f["name"]: value} for value in values])
         answer = ask(api.url + "/predict/batch", columns)[1]
         lines = answer.get("probabilities", {api.card["target"]: answer["prediction"]})
         for point in points:
-            expected = lines[point["label"]][values.index(value_at(point))]
-            assert point["value"] == pytest.approx(expected)
+            assert is_same(lines[point["label"]][values.index(point["at"])], point["value"])
 
 
 def test_page_many_rows(api, open_page):
     """A file is predicted, in its order; which rows can't be, and why, is said first."""
     rows = [example["features"] for example in api.card["examples"]]
-    text, expected = io.StringIO(), expect(api, rows)
-    lines = [["kept", *(spell(v, api.card) for v in row.values())] for row in rows]
-    csv.writer(text, delimiter=";").writerows([["mine", *rows[0]], *lines, [*lines[0], "one more"]])
+    text = to_csv([row | {"mine": "kept"} for row in [*rows, rows[0]]], api.card)
     page = open_page(api.url, "Many rows")
-    file = ("t.csv", text.getvalue().encode(), "text/csv")
+    file = ("t.csv", text.strip().encode() + b";one more", "text/csv")
     page.file_uploader(key="page:file").set_value(file).run()
     assert f"{len(rows)} of {len(rows) + 1} rows predicted" in words_on(page)
-    problems, first = (frame.value for frame in page.dataframe)
+    first, problems = (frame.value for frame in page.dataframe)
     assert problems["row"].tolist() == [len(rows) + 1]
     assert "cells, the header" in problems["problem"][0]
-    found, predictions = first.iloc[:-1, 0].tolist(), [answer["prediction"] for answer in expected]
+    found = first.iloc[:-1, 0].tolist()
+    predictions = [answer["prediction"] for answer in expect(api, rows)]
     if "classes" not in api.card:
-        found = [float(cell.replace(api.card["decimal"], ".")) for cell in found]
+        found = [float(cell.replace(",", "")) for cell in found]
         predictions = pytest.approx(predictions, rel=0.01)
     assert found == predictions
     assert first["mine"].tolist() == ["kept"] * (len(rows) + 1)
@@ -1494,49 +1532,29 @@ def test_secrets_and_tables_stay_here(tmp_path):
 
 
 def test_browser(trained, tmp_path):
-    """Predict, upload, download; the API dies, which a sentence says; it is back, and predicts."""
+    """What AppTest can't: a link reopens the form with its answer, and a file goes up, comes down."""
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    if not shutil.which("chromium"):
+    if not (chromium := shutil.which("chromium")):
         pytest.skip("Debian's Chromium is not installed")
-    api = [sys.executable, "-m", "uvicorn", "main_api:app", "--port"]
-    page = [sys.executable, "-m", "streamlit", "run", "main_ui.py", "--server.port"]
+    card, path = trained["here"].card, tmp_path / "table.csv"
+    path.write_text(to_csv([example["features"] for example in card["examples"]], card), newline="")
     with ExitStack() as stack:
-        port, ui_port = str(free_port()), str(free_port())
-        env = {"API_PORT": port, "UI_PORT": ui_port, "MODEL_PATH": str(MODEL), "cwd": HERE}
-        process = Started(*api, port, **env)
-        stack.push(process)
-        stack.enter_context(Started(*page, ui_port, **env)).wait()
+        env = {"MODEL_PATH": str(MODEL)}
+        copy = stack.enter_context(Started("bash", str(HERE / "start.sh"), **env))
+        copy.wait()
         browser = stack.enter_context(playwright.sync_playwright()).chromium.launch(
-            executable_path=shutil.which("chromium"),
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+            executable_path=chromium, args=["--no-sandbox", "--disable-background-networking"]
         )
         stack.callback(browser.close)
-        tab = browser.new_page()
-        tab.goto(f"http://127.0.0.1:{ui_port}")
-        predict = tab.get_by_role("button", name="Predict", exact=True)
-        predict.click()
-        tab.get_by_test_id("stMetric").wait_for()
-        # a link reopens the form with its answer
-        tab.goto(tab.url)
-        tab.get_by_test_id("stMetric").wait_for()
-        card = trained["here"].card
-        rows = [example["features"] for example in card["examples"]]
-        lines = [[spell(value, card) for value in row.values()] for row in rows]
-        with (tmp_path / "table.csv").open("w", newline="") as file:
-            csv.writer(file, delimiter=";").writerows([list(rows[0]), *lines])
-        tab.get_by_role("tab", name="Many rows").click()
-        tab.locator("input[type=file]").set_input_files(tmp_path / "table.csv")
-        with tab.expect_download() as download:
-            tab.get_by_role("button", name="Download the result").click()
-        text = download.value.path().read_text()
-        url = f"http://127.0.0.1:{port}/predict/csv"
-        assert text == ask(url, (tmp_path / "table.csv").read_text(), "text/csv")[1]
-        process.__exit__()
-        tab.get_by_role("tab", name="One row").click()
-        tab.get_by_text("The model is not there").first.wait_for()
-        assert tab.get_by_text("Traceback").count() == 0
-        stack.enter_context(Started(*api, port, **env))
-        time.sleep(3)
-        tab.get_by_role("button", name="Try again").first.click()
-        predict.click()
-        tab.get_by_test_id("stMetric").wait_for()
+        page = browser.new_page()
+        page.goto(copy.page)
+        page.get_by_role("button", name="Predict", exact=True).click()
+        page.get_by_test_id("stMetric").wait_for()
+        page.goto(page.url)
+        page.get_by_test_id("stMetric").wait_for()
+        page.get_by_role("tab", name="Many rows").click()
+        page.locator("input[type=file]").set_input_files(path)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download the result").click()
+        expected = ask(copy.api + "/predict/csv", path.read_bytes(), "text/csv")[1]
+        assert download.value.path().read_bytes() == expected.encode()

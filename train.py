@@ -43,6 +43,7 @@ from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import (
     GroupKFold,
+    KFold,
     StratifiedGroupKFold,
     StratifiedKFold,
     TimeSeriesSplit,
@@ -73,6 +74,7 @@ MIN_ROWS = 10  # fewer say nothing about a model
 FOLDS = 5  # of the cross-validation; a class needs as many rows
 LARGE_WORK = 50_000  # rows times classes: beyond, rows kept out once replace the folds
 KEPT_OUT_ROWS = 20_000
+DISORDER = 0.001  # the share of steps back that a table in order of time may have
 MAX_REPEATS = 10  # of one row; more are no accident, but all the combinations there are
 SLOW_WORK = 1_000_000  # rows times classes: beyond, the slow candidate is left out
 COMPARED_ROWS = 50_000  # of a large table, to fit the candidates to
@@ -83,23 +85,27 @@ HISTOGRAM_BARS = 20
 COVERAGE = 0.9  # the share of truths that intervals and sets of likely labels hold
 BANDS, BAND_ROWS = 5, 50  # of a regression's predictions, each with errors of its own
 
-GROUPS = {".": r"[1-9]\d{0,2}([,'\s]\d{3})+", ",": r"[1-9]\d{0,2}([.'\s]\d{3})+"}
+BLANKS = "' \u2019\u00a0\u202f"  # between thousands, beside the mark that is not the decimal one
+GROUPS = {mark: rf"[1-9]\d{{0,2}}([{other}{BLANKS}]\d{{3}})+" for mark, other in (".,", ",.")}
 NUMBER = {  # decimal mark: a number as people write it, with a sign, thousands, a currency
     mark: re.compile(
-        rf"[-+]?[$€£¥₹]?[-+]? ?({GROUPS[mark]}|0|[1-9]\d*|(?=\{mark}\d))"
+        rf"([-+]?[$€£¥₹]?|[$€£¥₹][-+]) ?({GROUPS[mark]}|0|[1-9]\d*|(?=\{mark}\d))"
         rf"(\{mark}\d*)?([eE][-+]?\d+)? ?[$€£¥₹%]?",
         re.ASCII,
     )
     for mark in ".,"
 }
 BOOLEANS = {"true": 1.0, "false": 0.0}
+FIRST_DAY, LAST_DAY = -719_162, 2_932_896  # since 1970, of the years 1 to 9999
 ISO = "ISO 8601"
 DAYS = "%Y-%m-%d,%Y/%m/%d,%Y.%m.%d,%d.%m.%Y,%d.%m.%y,%m/%d/%Y,%d/%m/%Y,%m/%d/%y,%d/%m/%y,"
 DAYS += "%m-%d-%Y,%d-%m-%Y,%d-%b-%Y,%d-%b-%y,%d %b %Y,%b %d %Y,%d %B %Y,%B %d %Y,%Y-%m,%b %Y,%B %Y"
 CLOCKS = ", %H:%M, %H:%M:%S, %H:%M:%S.%f, %H:%M:%S %Z, %I:%M %p, %I:%M:%S %p"
 LOOKS_LIKE_A_DATE = re.compile(r"(?=.*\d)(?=.*[-/. :a-zA-Z]).{6,40}|(19|20)\d{6}")
 EIGHT_DIGITS = re.compile(r"(19|20)\d{6}")  # 20241231
-IDENTIFIER = re.compile(r"(?i:(\b|_)(id|index|key|uuid)|rownames|column 1|unnamed: 0)$|[a-z]I[Dd]$")
+IDENTIFIER = re.compile(
+    r"(?i:(\b|_)(id|uuid)|^(index|key|rownames|column 1|unnamed: 0))$|[a-z]I[Dd]$"
+)
 TIME = re.compile(r"(?i:(\b|_)(time|date|day|week|month|quarter|year|period|instant|epoch|t)$)")
 
 
@@ -135,7 +141,7 @@ def main() -> None:
     importance = measure_importance(results[best].clones, data, folds)
     uncertainty = measure_uncertainty(results[best].answers, data, folds)
     model = clone(candidates[best]).fit(data.X, data.y)
-    note_leaks(results[best].loss / baseline.loss, importance, data)
+    note_leaks(results[best].loss / (baseline.loss or 1.0), importance, data)
     print("what matters most: " + ", ".join(list(importance)[:3]))
     for note in data.notes:
         print(f"  note: {note}")
@@ -236,15 +242,16 @@ def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
                 raise ValueError(f"a row has over {MAX_ROW_CHARACTERS:,} characters")
             yield line
 
-    rows, width = csv.reader(lines(), delimiter=separator, skipinitialspace=True), 0
+    rows = csv.reader(lines(), delimiter=separator, skipinitialspace=True)
+    row, width = [], 0
     try:
         for row in rows:
             width = width or len(row)
-            if 0 < len(row) < width and "\n" in row[-1]:
-                raise ValueError(f"a quote before line {rows.line_num} is never closed")
             if row:
                 size = 0
-                yield row
+                yield row[: MAX_COLUMNS + 1]
+        if 0 < len(row) < width and "\n" in row[-1]:
+            raise ValueError("a quote near its end is never closed")
     except csv.Error as error:
         raise ValueError(f"line {rows.line_num}: {error}") from None
 
@@ -277,7 +284,10 @@ def read_table(content: bytes) -> tuple[list[str], str, Iterator[list[str]]]:
     # the separator that splits the header, and the first rows into as many cells
     separator, best = SEPARATORS[0], (0.0, 1)
     for mark in SEPARATORS:
-        head = list(islice(read_rows(open_text(), mark), 100))
+        try:
+            head = list(islice(read_rows(open_text(), mark), 100))
+        except ValueError:  # a quote that is none with another separator
+            continue
         if head and len(head[0]) > 1:
             share = sum(len(row) == len(head[0]) for row in head) / len(head)
             if (share, len(head[0])) > best:
@@ -288,7 +298,7 @@ def read_table(content: bytes) -> tuple[list[str], str, Iterator[list[str]]]:
     if header is None:
         raise ValueError("it is empty: give a table with a header row")
     if len(header) > MAX_COLUMNS:
-        raise ValueError(f"it has {len(header):,} columns, more than {MAX_COLUMNS:,}")
+        raise ValueError(f"it has more than {MAX_COLUMNS:,} columns")
     names: dict[str, None] = {}
     for place, name in enumerate(header, 1):
         name = unique = name if name.strip() else f"column {place}"
@@ -306,6 +316,7 @@ def read_table(content: bytes) -> tuple[list[str], str, Iterator[list[str]]]:
 
 def read_number(text: str, decimal: str) -> float | None:
     """Return the number, or None where there is none: 1,234.50 € with the mark ".", 12 %."""
+    text = text.replace("\u2212", "-")  # a typographer's minus
     if not NUMBER[decimal].fullmatch(text):
         return None
     value = float(re.sub(rf"[^\d{decimal}eE+-]", "", text).replace(decimal, "."))
@@ -318,12 +329,13 @@ def read_date(text: str, layout: str) -> float | None:
         moment = datetime.fromisoformat(text)
     except ValueError:
         try:
-            moment = datetime.strptime(text, layout)
+            moment = datetime.strptime(text, layout if "%" in layout else "%")
         except ValueError:
             return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return moment.timestamp() / 86_400
+    days = moment.timestamp() / 86_400
+    return days if FIRST_DAY <= days <= LAST_DAY else None
 
 
 def read_cell(text: str, feature: dict, decimal: str) -> float:
@@ -399,7 +411,8 @@ def read_data(content: bytes, options: argparse.Namespace) -> Data:
     if len(numbers) > len(names) / 2:
         notes.append(f"the header looks like data ({', '.join(numbers[:3])}): is it missing?")
     decimal = options.decimal or find_decimal(table, notes)
-    target = options.target or names[-1]
+    filled = [name for name in names if any(text.strip() for text in table[name])]
+    target = options.target or (filled or names)[-1]
     if target not in table:
         nearest = difflib.get_close_matches(target, names, n=1, cutoff=0)
         refuse(f"no column '{target}': did you mean --target '{nearest[0]}'?")
@@ -420,12 +433,9 @@ def read_data(content: bytes, options: argparse.Namespace) -> Data:
     return Data(task, target, decimal, features, X, y, classes, dropped, notes)
 
 
-def find_decimal(table: dict[str, list[str]], notes: list[str]) -> str:
-    """Return the decimal mark; note where it had to be assumed.
-
-    A cell speaks for the mark with which alone it is a number: 0.5, 1,234.5 or 1,5. Of 1.234
-    nobody can tell.
-    """
+def decimal_marks(table: dict[str, list[str]]) -> tuple[list[str], list[str], list[str]]:
+    """Return the cells that are a number with a decimal point only (0.5, 1,234.5), with a comma
+    only (1,5), and with either (1.234, of which nobody can tell)."""
     points, commas, unclear = [], [], []
     for texts in table.values():
         for text in {text.strip() for text in texts[:10_000]}:
@@ -436,9 +446,17 @@ def find_decimal(table: dict[str, list[str]], notes: list[str]) -> str:
                 commas.append(text)
             elif point != comma:
                 unclear.append(text)
+    return points, commas, unclear
+
+
+def find_decimal(table: dict[str, list[str]], notes: list[str]) -> str:
+    """Return the decimal mark for which most cells speak; note where it had to be assumed."""
+    points, commas, unclear = decimal_marks(table)
     few, many = sorted([points, commas], key=len)
     if len(few) > (1 - MOSTLY) * len(many):
         refuse(f"'{points[0]}' and '{commas[0]}' differ in the decimal mark: say --decimal")
+    if few:
+        notes.append(f"'{few[0]}' has another decimal mark than '{many[0]}': it is no number")
     if unclear and not many:
         read, other = read_number(unclear[0], "."), read_number(unclear[0], ",")
         notes.append(f"'{unclear[0]}' is read as {read:.10g}; --decimal , makes it {other:.10g}")
@@ -480,7 +498,8 @@ def describe_column(name: str, cells: Counter, rows: int, decimal: str, notes: l
     values = [number for number in numbers.values() if number is not None]
     readable = sum(n for text, n in cells.items() if numbers[text] is not None)
     is_number = readable == known or (readable >= MOSTLY * known and levels > FEW_CHOICES)
-    is_number = is_number and not any(re.match(r"-?0\d", text) for text in cells)  # 007 is a code
+    codes = sum(n for text, n in cells.items() if re.match(r"-?0\d", text))  # such as 007
+    is_number = is_number and codes <= (1 - MOSTLY) * known
     is_whole = is_number and all(value % 1 == 0 for value in values)
     layout = None
     if not is_number or all(EIGHT_DIGITS.fullmatch(text) for text in cells):
@@ -490,7 +509,8 @@ def describe_column(name: str, cells: Counter, rows: int, decimal: str, notes: l
     if IDENTIFIER.search(name) and levels > FEW_CHOICES and (is_whole or not is_number):
         return "an identifier, by its name"
     if is_number:
-        if is_whole and levels == rows > max(values) - min(values):
+        counts_rows = is_whole and levels == rows > max(values) - min(values)
+        if counts_rows and min(values) in (0, 1) and not TIME.search(name):
             return "an identifier: whole numbers, all different"
         return {"type": "number"}
     if all(text.lower() in BOOLEANS for text in cells):
@@ -529,7 +549,7 @@ def decode(feature: dict, value: float) -> object:
         return bool(value)
     if feature["type"] == "number":
         return int(value) if feature["integer"] else float(value)
-    moment = datetime(1970, 1, 1) + timedelta(seconds=round(value * 86_400))
+    moment = datetime(1970, 1, 1) + timedelta(milliseconds=round(value * 86_400_000))
     return moment.isoformat() if value % 1 else moment.date().isoformat()
 
 
@@ -543,7 +563,7 @@ def add_ranges(features: list[dict], X: np.ndarray) -> None:
             counts = np.bincount(values.astype(int), minlength=len(feature.get("choices", "01")))
             feature["default"] = decode(feature, counts.argmax())
         else:
-            counts = np.histogram(values, HISTOGRAM_BARS)[0]
+            counts = np.histogram(values - values.min(), HISTOGRAM_BARS)[0]
             is_whole = (values % 1 == 0).all() and np.abs(values).max() < 2**53
             if feature["type"] == "number":
                 feature["integer"] = bool(is_whole)
@@ -609,7 +629,7 @@ def read_target(
 
     dropped = []
     if len(known) < len(texts):
-        dropped.append({"rows": len(texts) - len(known), "reason": f"'{name}' is empty"})
+        dropped.append({"rows": len(texts) - len(known), "reason": f"'{name}' is empty or NA"})
     if left_out:
         some = ", ".join(f"'{texts[row][:100]}' in row {row + 1}" for row in sorted(left_out)[:3])
         dropped.append({"rows": len(left_out), "reason": f"'{name}' is {reason}: {some}"})
@@ -656,22 +676,23 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
 
     cycles = make_union(cycle(365.2425, 12, 1), cycle(7, 7, 0), cycle(1, 8, 1))
 
-    # a linear model wants gaps filled, numbers scaled and choices one-hot
-    linear = LogisticRegression(max_iter=1000)
+    name, linear = "logistic regression", LogisticRegression(max_iter=1000)
+    Boosting = HistGradientBoostingClassifier
     if task == "regression":
-        linear = RidgeCV(np.logspace(-2, 4, 13))
+        name, linear = "ridge regression", RidgeCV(np.logspace(-2, 4, 13))
+        Boosting = HistGradientBoostingRegressor
+    # a linear model wants gaps filled, numbers scaled and choices one-hot
     scaled = StandardScaler()
     if any(features[place]["nullable"] for place in numbers + dates):
-        scaled = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), scaled)
+        scaled = make_pipeline(
+            SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True), scaled
+        )
     if dates or choices:
         one_hot = OneHotEncoder(handle_unknown="ignore")
         scaled = make_column_transformer(
             (scaled, numbers + dates), (cycles, dates), (one_hot, choices)
         )
     # boosting takes gaps and categories as they are
-    Boosting = HistGradientBoostingClassifier
-    if task == "regression":
-        Boosting = HistGradientBoostingRegressor
     common = {"categorical_features": at["category"], "random_state": 0}
     patience = {"early_stopping": True, "n_iter_no_change": 20}
     quick = Boosting(**common)
@@ -679,13 +700,8 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
     if dates:
         with_cycles = make_union("passthrough", make_column_transformer((cycles, dates)))
         quick, slow = make_pipeline(with_cycles, quick), make_pipeline(with_cycles, slow)
-    return {
-        "ridge regression" if task == "regression" else "logistic regression": make_pipeline(
-            scaled, linear
-        ),
-        "gradient boosting": quick,
-        "slow gradient boosting": slow,
-    }
+    linear = make_pipeline(scaled, linear)
+    return {name: linear, "gradient boosting": quick, "slow gradient boosting": slow}
 
 
 # how good they are
@@ -699,15 +715,25 @@ class Result(NamedTuple):
 
 
 def time_order(data: Data) -> np.ndarray | None:
-    """Return the rows from old to new where the table is in order of time, else None."""
+    """Return the rows from old to new where the table is in order of time, or the reverse."""
     for feature, column in zip(data.features, data.X.T):
         is_time = feature["type"] == "date" or TIME.search(feature["name"])
-        if is_time and len(np.unique(column)) >= 4 * FOLDS:
-            for order in (np.arange(len(column)), np.arange(len(column))[::-1]):
-                if (np.diff(column[order]) >= 0).all():
-                    data.notes.append(f"the rows are in order of time, by '{feature['name']}'")
-                    return order
+        known = column[~np.isnan(column)]
+        days = np.floor(known)  # within a day rows may come in any order
+        known = days if len(np.unique(days)) >= 4 * FOLDS else known
+        if is_time and len(np.unique(known)) >= 4 * FOLDS:
+            steps = np.diff(known)
+            if min((steps < 0).mean(), (steps > 0).mean()) < DISORDER:
+                data.notes.append(f"the rows are in order of time, by '{feature['name']}'")
+                return np.argsort(column, kind="stable")
     return None
+
+
+def lacks_class(data: Data, parts: list[np.ndarray]) -> bool:
+    """Return whether one of these sets of rows has no row of some class."""
+    if data.classes is None:
+        return False
+    return any(len(np.unique(data.y[rows])) < len(data.classes) for rows in parts)
 
 
 def make_folds(data: Data) -> tuple[list[tuple[np.ndarray, np.ndarray]], str]:
@@ -716,33 +742,34 @@ def make_folds(data: Data) -> tuple[list[tuple[np.ndarray, np.ndarray]], str]:
     Rows in order of time are tested on what comes later, rows that are equal in all features stay
     in one fold, and a large table is measured once, on rows kept out.
     """
-    X, y, classes = data.X, data.y, data.classes
+    X, y, notes = data.X, data.y, data.notes
     is_large = data.work > LARGE_WORK
     parts = max(FOLDS, round(len(y) / KEPT_OUT_ROWS)) if is_large else FOLDS
+    shuffled = {"n_splits": parts, "shuffle": True, "random_state": 0}
+    Shuffled = KFold if data.classes is None else StratifiedKFold
+    folds, words = list(Shuffled(**shuffled).split(X, y)), "shuffled"
+
+    seen: dict[bytes, int] = {}
+    groups = np.array([seen.setdefault(row.tobytes(), len(seen)) for row in X])
+    repeats = len(y) - len(seen)
     order = time_order(data)
     if order is not None:
-        splits = list(TimeSeriesSplit(parts).split(X))[-FOLDS:]
-        folds, words = [(order[fit], order[test]) for fit, test in splits], "later rows only"
-        if classes is not None and any(len(set(y[fit])) < len(classes) for fit, _ in folds):
-            data.notes.append("some classes come too late to measure it on later rows only")
-            order = None
-    if order is None:
-        seen: dict[bytes, int] = {}
-        groups = np.array([seen.setdefault(row.tobytes(), len(seen)) for row in X])
-        repeats = len(y) - len(seen)
-        # note: of a few combinations, as of three choices, new rows are old ones too
-        if repeats and 2 * FOLDS <= len(seen) >= len(y) / MAX_REPEATS:
-            data.notes.append(f"{count(repeats, 'row')} repeat others in all features")
+        later = [(order[fit], order[test]) for fit, test in TimeSeriesSplit(parts).split(X)]
+        later = later[-FOLDS:]
+        tested = np.concatenate([test for _, test in later])
+        if not lacks_class(data, [tested, *(fit for fit, _ in later)]):
+            folds, words = later, "later rows only"
         else:
-            groups = np.arange(len(y))
-        shuffled = {"n_splits": parts, "shuffle": True, "random_state": 0}
-        if classes is not None and len(np.unique(groups)) == len(y):
-            splits = StratifiedKFold(**shuffled).split(X, y)
-        elif classes is not None and not is_large:
-            splits = StratifiedGroupKFold(**shuffled).split(X, y, groups)
+            notes.append("but some classes are too rare to measure it on later rows only")
+    # note: of a few combinations, as of three choices, new rows are old ones too
+    elif repeats and 2 * FOLDS <= len(seen) >= len(y) / MAX_REPEATS:
+        Grouped = GroupKFold if data.classes is None or is_large else StratifiedGroupKFold
+        together = list(Grouped(**shuffled).split(X, y, groups))
+        if not lacks_class(data, [fit for fit, _ in together]):
+            folds = together
+            notes.append(f"{count(repeats, 'row')} with the features of another: kept in one fold")
         else:
-            splits = GroupKFold(**shuffled).split(X, y, groups)
-        folds, words = list(splits), "shuffled"
+            notes.append("rows repeat others, and a class has too few different ones to tell")
     if is_large:
         fit, test = folds[-1]
         some = np.random.default_rng(0).permutation(fit)[:COMPARED_ROWS]
@@ -775,7 +802,7 @@ def score(y: np.ndarray, answers: np.ndarray, classes: np.ndarray | None) -> dic
     labels = classes[answers.argmax(axis=1)]
     scores = {"log_loss": loss, "accuracy": metrics.accuracy_score(y, labels)}
     scores["balanced_accuracy"] = metrics.balanced_accuracy_score(y, labels)
-    if len(classes) == 2 == len(np.unique(y)):
+    if len(classes) == 2:
         scores["roc_auc"] = metrics.roc_auc_score(y == classes[1], answers[:, 1])
     return scores
 
@@ -908,11 +935,14 @@ def save(model: BaseEstimator, card: dict, X: np.ndarray) -> str:
     if is_classifier(model):
         most_probable = model.classes_[model.predict_proba(X).argmax(axis=1)]
         by_probability = bool((model.predict(X) == most_probable).all())
+    has_range = ["minimum" in feature for feature in card["features"]]
     artifact = {
         "model": model,
         "card": card,
         "background": np.random.default_rng(0).permutation(X)[:BACKGROUND_ROWS],
         "by_probability": by_probability,  # the predicted label is always the most probable one
+        "low": np.where(has_range, np.nanmin(X, axis=0), np.nan),  # of numbers and dates
+        "high": np.where(has_range, np.nanmax(X, axis=0), np.nan),
     }
     new = MODEL_PATH.with_name(f".{MODEL_PATH.name}.{os.getpid()}")
     try:
