@@ -501,7 +501,7 @@ def test_train_sees_order_in_a_date_with_a_gap(tmp_path):
     ("name", "x", "kept"),
     [
         ("n", range(40), False), ("n", range(1, 41), False), ("n", range(58, 98), True),
-        ("year", range(1970, 2010), True), ("customer_id", [i // 2 * 3 for i in range(40)], False),
+        ("year", range(1970, 2010), True), ("customer_id", [i * 3 // 4 for i in range(40)], False),
         ("price index", [i * 5 % 97 for i in range(40)], True), ("", [3 * i for i in range(40)], False),
     ],
 )  # fmt: skip
