@@ -250,8 +250,9 @@ class Model:
             predictions = answers[:, 0]
             band = np.searchsorted(uncertainty["edges"], predictions, side="right")
             width = np.take(uncertainty["widths"], band)
-            interval = np.stack([predictions - width, predictions + width], axis=1)
-            interval = interval.clip(uncertainty["at_least"], uncertainty["at_most"])
+            ends = uncertainty["at_least"], uncertainty["at_most"]
+            middle = predictions.clip(*ends)
+            interval = np.stack([middle - width, middle + width], axis=1).clip(*ends)
             columns = {"prediction": predictions.tolist(), "interval": interval.tolist()}
         else:
             # the predicted label, then all that are as probable as nine of ten of theirs were

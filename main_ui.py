@@ -471,7 +471,7 @@ def values_to_try(feature: dict, here: Any) -> tuple[list, list[dict]]:
         step = WEEK * math.ceil(step / WEEK)  # else weekdays would look like leaps in time
     place = low
     while place <= high + step / 1e6 and len(values) <= WHAT_IF_POINTS:
-        value: Any = place
+        value: Any = min(place, high)
         if feature["type"] == "date":
             moment = datetime(1970, 1, 1) + timedelta(seconds=round(place / 1000))
             value = (moment.date() if is_day(feature) else moment).isoformat()

@@ -252,6 +252,8 @@ def test_decimal(cells, options, decimal, note, tmp_path, capsys):
         (b"", "is empty", None),
         (b"\x89PNG\r\n\x00\x00", "not a text file", None),
         (b'a,b\n"1,2\n3,4\n', "a quote near its end is never closed", None),
+        (b'a,b\n1,"2\n3,4\n5,6', "a quote near its end is never closed", None),
+        (b'a,b\n1,"2\n3"\n', ["a", "b"], [["1", "2\n3"]]),
         (b"a,b\n" + b"1" * 2_000_000, "a row has over 1,000,000 characters", None),
         (b"," * 1_000_000, "a row has over 1,000,000 characters", None),
         (b"," * 5_000, "more than 2,000 columns", None),
@@ -296,6 +298,7 @@ def test_train_mixed_table(trained):
     identifier = {"column": "id", "reason": "an identifier, by its name"}
     much = {"column": "back\\slash", "cells": 1, "reason": "row 9 is 'much', no number"}
     assert trained["price"].card["dropped"] == [identifier, much]
+    assert much in card["dropped"]  # by its row in the table, also where rows before it are out
     sha256 = hashlib.sha256(trained["kind"].path.read_bytes()).hexdigest()
     for words in (
         "196 rows, 14 columns; classification",
@@ -699,8 +702,9 @@ def expect(api, rows):
             answer |= {"probabilities": values, "likely": [p, *others]}
         else:
             width = sure["widths"][sum(p >= edge for edge in sure["edges"])]
-            ends = np.clip([p - width, p + width], sure["at_least"], sure["at_most"])
-            answer["interval"] = ends.tolist()
+            ends = sure["at_least"], sure["at_most"]
+            middle = np.clip(p, *ends)
+            answer["interval"] = np.clip([middle - width, middle + width], *ends).tolist()
     return answers
 
 
@@ -915,7 +919,7 @@ def test_intervals(tmp_path):
     y = x + np.where(x > 100, 10, 1) * np.where(x // 2 % 2, 1, -1)
     with serve(fit(tmp_path, csv_of("x,y", x, y), build=lambda *_: Given()).path) as api:
         answer = ask(api.url + "/predict/batch", {"x": [20, 99, 103, 0.5, -5]})[1]
-    assert answer["interval"] == [[19, 21], [98, 100], [93, 113], [0, 1.5], [0, 0]]
+    assert answer["interval"] == [[19, 21], [98, 100], [93, 113], [0, 1.5], [0, 1]]
     k = np.arange(1, 20)
     few = fit(tmp_path, csv_of("x,y", k * 50, k * 49), build=lambda *_: Given()).card
     assert few["uncertainty"]["widths"] == [18]

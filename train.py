@@ -232,25 +232,24 @@ def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
 
     Raises ValueError for a row that is too long, or a quote that is not closed.
     """
-    size = 0
+    size, last = 0, ""
 
     def lines() -> Iterator[str]:
-        nonlocal size
+        nonlocal size, last
         while line := text.readline(MAX_ROW_CHARACTERS):
-            size += len(line)
+            size, last = size + len(line), line
             if size >= MAX_ROW_CHARACTERS:
                 raise ValueError(f"a row has over {MAX_ROW_CHARACTERS:,} characters")
             yield line
 
     rows = csv.reader(lines(), delimiter=separator, skipinitialspace=True)
-    row, width = [], 0
+    row: list[str] = []
     try:
         for row in rows:
-            width = width or len(row)
             if row:
                 size = 0
                 yield row[: MAX_COLUMNS + 1]
-        if 0 < len(row) < width and "\n" in row[-1]:
+        if row and "\n" in row[-1] and not last.rstrip().endswith('"'):
             raise ValueError("a quote near its end is never closed")
     except csv.Error as error:
         raise ValueError(f"line {rows.line_num}: {error}") from None
@@ -425,7 +424,7 @@ def read_data(content: bytes, options: argparse.Namespace) -> Data:
     features, left_out = describe(table, decimal, notes)
     X, problems = encode(table, {"features": features, "decimal": decimal})
     add_ranges(features, X)
-    dropped += left_out + unreadable_cells(problems)
+    dropped += left_out + unreadable_cells(problems, known)
     print_columns(features, X, dropped)
     if not features:
         refuse("no column is left to predict from: the lines above say why")
@@ -438,7 +437,7 @@ def decimal_marks(table: dict[str, list[str]]) -> tuple[list[str], list[str], li
     only (1,5), and with either (1.234, of which nobody can tell)."""
     points, commas, unclear = [], [], []
     for texts in table.values():
-        for text in {text.strip() for text in texts[:10_000]}:
+        for text in dict.fromkeys(text.strip() for text in texts[:10_000]):
             point, comma = read_number(text, "."), read_number(text, ",")
             if comma is None and point is not None:
                 points.append(text)
@@ -509,7 +508,7 @@ def describe_column(name: str, cells: Counter, rows: int, decimal: str, notes: l
     if IDENTIFIER.search(name) and levels > FEW_CHOICES and (is_whole or not is_number):
         return "an identifier, by its name"
     if is_number:
-        counts_rows = is_whole and levels == rows > max(values) - min(values)
+        counts_rows = is_whole and levels == rows > MOSTLY * (max(values) - min(values))
         if counts_rows and min(values) in (0, 1) and not TIME.search(name):
             return "an identifier: whole numbers, all different"
         return {"type": "number"}
@@ -573,11 +572,11 @@ def add_ranges(features: list[dict], X: np.ndarray) -> None:
         feature["counts"] = counts.tolist()  # of each choice, or from minimum to maximum
 
 
-def unreadable_cells(problems: list[tuple[int, str, str]]) -> list[dict]:
-    """Return the cells read as gaps, by column, three at most with their rows."""
+def unreadable_cells(problems: list[tuple[int, str, str]], known: list[int]) -> list[dict]:
+    """Return the cells read as gaps, by column, three at most with their rows in the table."""
     columns: dict[str, list[str]] = {}
     for row, name, reason in problems:
-        columns.setdefault(name, []).append(f"row {row + 1} {reason}")
+        columns.setdefault(name, []).append(f"row {known[row] + 1} {reason}")
     return [
         {"column": name, "cells": len(cells), "reason": "; ".join(cells[:3])}
         for name, cells in columns.items()
