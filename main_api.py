@@ -354,6 +354,8 @@ class Batcher:
         while await self.arrived.wait():
             for _ in range(LOOP_PASSES):
                 await asyncio.sleep(0)
+                if len(self.waiting) == 1:  # a lone request
+                    break
             batch = await self.take()
             if not batch:
                 continue
