@@ -530,6 +530,7 @@ ROWS = [(i % 7 / 2, i % 2) for i in range(40)]
     [
         ("", [], [], "is not a table: it is empty"),
         ("a", [[1], [2]], [], "has one column"),
+        ("a,y", [], [], "it has a header and no rows"),
         ("a,b", [*ROWS, (1, 2, 3)], [], "row 41 has 3 cells, the header 2"),
         ("price,y", ROWS, ["--target", "prize"], "no column 'prize': did you mean --target 'price'?"),
         ("a,y", [(a, 0) for a, _ in ROWS], [], "has 1 classes"),

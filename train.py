@@ -398,6 +398,8 @@ def read_data(content: bytes, options: argparse.Namespace) -> Data:
         if len(names) == 1:
             raise ValueError("it has one column: a table needs a target and at least one feature")
         cells = list(rows)
+        if not cells:
+            raise ValueError("it has a header and no rows")
         for place, row in enumerate(cells, 1):
             if any(row[len(names) :]):
                 raise ValueError(f"row {place} has {len(row)} cells, the header {len(names)}")
