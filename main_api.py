@@ -109,7 +109,7 @@ def load(path: str) -> tuple[dict, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", InconsistentVersionWarning)
             saved = joblib.load(io.BytesIO(content))
-        if {"card", "background", "by_probability", "low", "high"} <= saved.keys():
+        if {"model", "card", "background", "by_probability", "low", "high"} <= saved.keys():
             return saved, sha256
         found = "was saved by another train.py"
     except InconsistentVersionWarning as error:
@@ -122,7 +122,7 @@ def load(path: str) -> tuple[dict, str]:
 
 def to_days(text: str) -> float:
     """Return what encode() makes of a date in ISO 8601."""
-    days = read_date(text, "")
+    days = read_date(text)
     if days is None:
         raise ValueError("Input should be a date such as 2024-12-31 or 2024-12-31T23:59")
     return days
@@ -544,7 +544,7 @@ def open_table(content: bytes, model: Model) -> tuple[list[str], str, Iterator[l
         mine, others = (points, commas) if mark == "." else (commas, points)
         if len(others) > len(mine):
             raise ValueError(f"'{others[0]}' is no number where '{mark}' is the decimal mark")
-        return read_table(content)
+        return read_table(content)  # from its first row again
     except ValueError as error:
         raise refusal(f"This is no table to predict: {error}", "table") from None
 

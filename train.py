@@ -322,13 +322,15 @@ def read_number(text: str, decimal: str) -> float | None:
     return value if abs(value) <= MAX_NUMBER else None
 
 
-def read_date(text: str, layout: str) -> float | None:
+def read_date(text: str, layout: str = ISO) -> float | None:
     """Return the days since 1970-01-01 (UTC where the text says so), or None. ISO is always read."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
+        if layout == ISO:
+            return None
         try:
-            moment = datetime.strptime(text, layout if "%" in layout else "%")
+            moment = datetime.strptime(text, layout)
         except ValueError:
             return None
     if moment.tzinfo is None:
