@@ -1,5 +1,5 @@
 """Serve model.joblib over HTTP. Schema, documentation and checks are made from the card in the
-file, so this serves whatever table train.py was given.
+file, so this serves whatever table train.py was given, and a new file as soon as it is there.
 
     uvicorn main_api:app --host 127.0.0.1 --port 8001        # then open /docs
 """
@@ -16,7 +16,6 @@ import math
 import os
 import queue
 import threading
-import time
 import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -31,9 +30,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import joblib
 import numpy as np
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import from_json, to_json
@@ -45,6 +44,8 @@ from train import MAX_NUMBER, decimal_marks, decode, encode, read_date, read_tab
 
 MODEL_PATH = os.environ.get("MODEL_PATH", "model.joblib")
 MODEL_SHA256 = os.environ.get("MODEL_SHA256", "")  # if set, any other file is refused
+WATCH_SECONDS = 1  # between looks at the file: a new one is served without a restart
+
 MAX_ROWS = 10_000  # in one request of JSON
 MAX_BODY_BYTES = 10 * 2**20  # MAX_ROWS of 100 features of ten characters
 MAX_FILE_ROWS, MAX_FILE_BYTES = 100_000, 50 * 2**20  # of a CSV file
@@ -53,11 +54,10 @@ MAX_WAITING_ROWS = 100_000  # beyond it the answer is 503: a second of work, or 
 MAX_SHARED_ROWS = 256  # of several requests in one call of the model
 MAX_CALL_ROWS = 1_000  # of one request in one call: others get their turn in between
 LOOP_PASSES = 6  # before a call, to read what came meanwhile; an idle loop's take microseconds
-PATIENCE_SECONDS = 1.0  # work that has waited longer is dropped if its client has gone
-MAX_ERRORS = 20  # entries in a 422
-MAX_WARNINGS = 20  # sentences for a row
 BODY_SECONDS = 60  # for a client to send all of its body
 MAX_EXPLAIN_CELLS = 4_000_000  # of the rows made up for one explanation
+MAX_WARNINGS = 20  # sentences for a row
+MAX_ERRORS = 20  # entries in a 422
 
 REFUSALS: dict[int | str, dict] = {
     400: {"description": "The body did not come"},
@@ -66,7 +66,6 @@ REFUSALS: dict[int | str, dict] = {
     422: {"description": "The first reasons why it can't be predicted, each with its place"},
     503: {"description": "Too much work is waiting: try again after Retry-After seconds"},
 }
-
 WORDS = {  # in place of pydantic's, which speak of 1000000000000000000000000000000 and of classes
     "missing": "A value is required",
     "less_than_equal": f"Input should be at most {MAX_NUMBER:g}",
@@ -120,6 +119,95 @@ def load(path: str) -> tuple[dict, str]:
     raise ValueError(f"'{path}' {found}: run `python train.py`")
 
 
+class Model:
+    """What was loaded, and how it answers. It never changes, so that a request may keep it."""
+
+    def __init__(self, path: str):
+        saved, sha256 = load(path)
+        self.card = saved["card"] | {"sha256": sha256}
+        self.features = {feature["name"]: feature for feature in self.card["features"]}
+        self.classes: list[str] = self.card.get("classes", [])  # none: it is a regression
+        self.estimator, self.background = saved["model"], saved["background"]
+        self.by_probability = saved["by_probability"]
+        self.low, self.high = saved["low"], saved["high"]
+        self.Row, self.Columns = body_schemas(self.card)
+
+    def call(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the estimator's own answers: probabilities, shape (rows, classes), and the place
+        of the predicted class; or predictions, shape (rows, 1), and zeros.
+
+        A row that makes the estimator raise is NaN and spoils no other.
+        """
+        try:
+            if not self.classes:
+                return self.estimator.predict(X).reshape(-1, 1), np.zeros(len(X), int)
+            probabilities = self.estimator.predict_proba(X)
+            if self.by_probability:
+                return probabilities, probabilities.argmax(axis=1)
+            return probabilities, np.searchsorted(self.classes, self.estimator.predict(X))
+        except Exception as error:  # noqa: BLE001 an estimator may raise anything
+            if len(X) == 1:
+                log.warning("the model raised %s: %s", type(error).__name__, error)
+                return np.full((1, max(1, len(self.classes))), math.nan), np.zeros(1, int)
+            half = len(X) // 2
+            answers, places = zip(self.call(X[:half]), self.call(X[half:]))
+            return np.concatenate(answers), np.concatenate(places)
+
+    def answer(self, X: np.ndarray) -> dict[str, list]:
+        """Return the answer's columns, a list of rows each; `prediction` is None where the
+        estimator has none."""
+        answers, places = self.call(X)
+        columns: dict[str, list] = {}
+        uncertainty = self.card["uncertainty"]
+        if self.classes:
+            columns["prediction"] = [self.classes[place] for place in places]
+            columns["probabilities"] = answers.tolist()
+            # the predicted label, then all that are as probable as nine of ten of theirs were
+            columns["likely"] = [[label] for label in columns["prediction"]]
+            others = answers >= uncertainty["thresholds"]
+            others[np.arange(len(X)), places] = False
+            for row in others.any(axis=1).nonzero()[0]:
+                for place in np.argsort(-answers[row], kind="stable"):
+                    if others[row, place]:
+                        columns["likely"][row].append(self.classes[place])
+        else:
+            columns["prediction"] = answers[:, 0].tolist()
+            band = np.searchsorted(uncertainty["edges"], answers[:, 0], side="right")
+            width = np.take(uncertainty["widths"], band)[:, None]
+            ends = uncertainty["at_least"], uncertainty["at_most"]
+            middle = answers.clip(*ends)
+            columns["interval"] = np.hstack([middle - width, middle + width]).clip(*ends).tolist()
+        for row in (~np.isfinite(answers).all(axis=1)).nonzero()[0]:
+            columns["prediction"][row] = None
+        columns["warnings"] = self.warn(X)
+        return columns
+
+    def warn(self, X: np.ndarray) -> list[list[str]]:
+        """Return for each row a sentence for each value outside of the training range."""
+        # rows share a list until one needs its own: thousands of lists cost as much as a call
+        sentences: list[list[str]] = [[]] * len(X)
+        for row, place in zip(*((X < self.low) | (X > self.high)).nonzero()):
+            if len(sentences[row]) == MAX_WARNINGS:
+                continue
+            feature, value = self.card["features"][place], X[row, place]
+            is_above = value > self.high[place]
+            bound = feature["maximum" if is_above else "minimum"]
+            if feature["type"] == "date":
+                value = decode(feature, value)
+                where = (
+                    f"after {bound}, the latest" if is_above else f"before {bound}, the earliest"
+                )
+            else:
+                value, bound = f"{value:.10g}", f"{bound:.10g}"
+                where = f"above {bound}, the highest" if is_above else f"below {bound}, the lowest"
+            sentence = f"{feature['name']} {value} is {where} in training"
+            sentences[row] = [*sentences[row], sentence]
+        return sentences
+
+
+# the schema, made from the card
+
+
 def to_days(text: str) -> float:
     """Return what encode() makes of a date in ISO 8601."""
     days = read_date(text)
@@ -128,164 +216,70 @@ def to_days(text: str) -> float:
     return days
 
 
-def body_schema(card: dict) -> tuple[type[BaseModel], type[BaseModel]]:
-    """Return the pydantic models of one row and of many, the features' names as aliases."""
-    row, columns = {}, {}
+def value_type(feature: dict) -> Any:
+    """Return pydantic's type of one value, which comes out as encode() has it."""
+    if feature["type"] == "category":
+        codes = {choice: place for place, choice in enumerate(feature["choices"])}
+        return Annotated[Literal[tuple(codes)], AfterValidator(codes.__getitem__)]
+    if feature["type"] == "boolean":
+        return Annotated[bool, Field(strict=True)]
+    if feature["type"] == "date":
+        iso = Field(strict=True, json_schema_extra={"format": "date"})
+        return Annotated[str, iso, AfterValidator(to_days)]
     bounds = {"allow_inf_nan": False, "ge": -MAX_NUMBER, "le": MAX_NUMBER}
-    for i, feature in enumerate(card["features"]):
-        about = feature["type"]
-        if about == "category":
-            one = Literal[tuple(feature["choices"])]
-        elif about == "boolean":
-            one = Annotated[bool, Field(strict=True)]
-        else:
+    return Annotated[float, Field(strict=True, **bounds)]
+
+
+def body_schemas(card: dict) -> tuple[type[BaseModel], type[BaseModel]]:
+    """Return the pydantic models of one row and of columns, the features' names as aliases."""
+    row, columns = {}, {}
+    for place, feature in enumerate(card["features"]):
+        one, default, about = value_type(feature), ..., feature["type"]
+        if "minimum" in feature:
             about += f", {feature['minimum']} to {feature['maximum']} in training"
-            one = Annotated[float, Field(strict=True, **bounds)]
-        if feature["type"] == "date":
-            iso = Field(strict=True, json_schema_extra={"format": "date"})
-            one = Annotated[str, iso, AfterValidator(to_days)]
-        default = ...
         if feature["nullable"]:
             one, default, about = one | None, None, f"{about}, may be missing"
         # the first wrong value of a column is enough: a thousand would cost memory
         many = Annotated[list[one], Field(fail_fast=True, min_length=1, max_length=MAX_ROWS)]
         if feature["nullable"]:
             many = many | None
-        row[f"f{i}"] = one, Field(default, alias=feature["name"], description=about)
-        columns[f"f{i}"] = many, Field(default, alias=feature["name"], description=about)
+        field = Field(default, alias=feature["name"], description=about)
+        row[f"f{place}"], columns[f"f{place}"] = (one, field), (many, field)
     rows = [example["features"] for example in card["examples"]]
-    lists = {name: [row[name] for row in rows] for name in rows[0]}
-    config = ConfigDict(extra="forbid", json_schema_extra={"examples": rows})
-    configs = ConfigDict(extra="forbid", json_schema_extra={"examples": [lists]})
-    return (
-        create_model("Row", __config__=config, **row),
-        create_model("Columns", __config__=configs, **columns),
-    )
+    lists = {name: [each[name] for each in rows] for name in rows[0]}
+
+    def schema(name: str, example: Any, fields: dict) -> type[BaseModel]:
+        config = ConfigDict(extra="forbid", json_schema_extra={"examples": example})
+        return create_model(name, __config__=config, **fields)
+
+    return schema("Row", rows, row), schema("Columns", [lists], columns)
 
 
-def answer_schema(card: dict) -> tuple[type[BaseModel], type[BaseModel]]:
-    """Return the pydantic models of the answer for one row and for many."""
-    # low and high; a list, since not every reader of OpenAPI 3.1 knows a tuple's prefixItems
-    interval = Annotated[list[float], Field(min_length=2, max_length=2)]
-    one: dict[str, Any] = {"prediction": float, "interval": interval, "warnings": list[str]}
-    many = {key: list[kind] for key, kind in one.items()}
-    if card["task"] == "classification":
-        one = {"prediction": str, "probabilities": dict[str, float]}
-        one |= {"likely": list[str], "warnings": list[str]}
-        many = {key: list[kind] for key, kind in one.items()}
-        many["probabilities"] = dict[str, list[float]]
-    return create_model("Answer", **one), create_model("Answers", **many)
+class Answer(BaseModel):
+    """Of a classification `probabilities` and `likely`, of a regression `interval`: low, high."""
+
+    prediction: str | float
+    probabilities: dict[str, float] | None = None
+    likely: list[str] | None = None
+    interval: list[float] | None = None
+    warnings: list[str]
 
 
-class Model:
-    """What was loaded, and how it answers. It never changes, so that a request may keep it."""
+class Answers(BaseModel):
+    """The same of many rows, a list each."""
 
-    def __init__(self, path: str):
-        saved, sha256 = load(path)
-        self.estimator, self.background = saved["model"], saved["background"]
-        self.by_probability = saved["by_probability"]
-        self.card = saved["card"] | {"sha256": sha256}
-        self.features = {feature["name"]: feature for feature in self.card["features"]}
-        self.classes = None
-        if "classes" in self.card:
-            self.classes = np.array(self.card["classes"], object)
-        self.Row, self.Columns = body_schema(self.card)
-        self.low, self.high = saved["low"], saved["high"]
-        # the estimator is given the place of a choice
-        self.codes = {}
-        for i, feature in enumerate(self.card["features"]):
-            if feature["type"] == "category":
-                codes = {choice: place for place, choice in enumerate(feature["choices"])}
-                self.codes[i] = codes | {None: None}
+    prediction: list[str] | list[float]
+    probabilities: dict[str, list[float]] | None = None
+    likely: list[list[str]] | None = None
+    interval: list[list[float]] | None = None
+    warnings: list[list[str]]
 
-    def row_to_array(self, values: list) -> np.ndarray:
-        """Return checked values as the estimator was fitted to them, shape (1, features)."""
-        for i, codes in self.codes.items():
-            values[i] = codes[values[i]]
-        return np.array([values], float)  # None becomes NaN
 
-    def columns_to_array(self, columns: list[list | None]) -> np.ndarray:
-        """Return checked columns likewise, shape (rows, features); None is a column of gaps.
-
-        Raises RequestValidationError for columns of unequal length.
-        """
-        lengths = {len(column) for column in columns if column is not None}
-        if len(lengths) != 1:
-            given = dict(zip(self.features, (column and len(column) for column in columns)))
-            raise refusal(f"Columns should have equally many rows, not {given}", "columns")
-        for i, column in enumerate(columns):
-            if column is None:
-                columns[i] = [None] * max(lengths)
-            elif i in self.codes:
-                columns[i] = [self.codes[i][choice] for choice in column]
-        return np.array(columns, float).T
-
-    def call(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the estimator's own answers: the probabilities, shape (rows, classes), and the
-        place of the predicted class; or the predictions, shape (rows, 1), and zeros.
-
-        A row that makes the estimator raise is NaN and spoils no other.
-        """
-        try:
-            if self.classes is None:
-                return self.estimator.predict(X).reshape(-1, 1), np.zeros(len(X), int)
-            probabilities = self.estimator.predict_proba(X)
-            if self.by_probability:
-                return probabilities, probabilities.argmax(axis=1)
-            return probabilities, np.searchsorted(self.card["classes"], self.estimator.predict(X))
-        except Exception as error:  # noqa: BLE001 an estimator may raise anything
-            if len(X) == 1:
-                log.warning("the model raised %s: %s", type(error).__name__, error)
-                width = 1 if self.classes is None else len(self.classes)
-                return np.full((1, width), math.nan), np.zeros(1, int)
-            half = len(X) // 2
-            halves = self.call(X[:half]), self.call(X[half:])
-            return tuple(map(np.concatenate, zip(*halves)))
-
-    def answer(self, X: np.ndarray) -> dict[str, Any]:
-        """Return the answer's columns; a prediction is None where the estimator has none."""
-        answers, places = self.call(X)
-        uncertainty = self.card["uncertainty"]
-        if self.classes is None:
-            predictions = answers[:, 0]
-            band = np.searchsorted(uncertainty["edges"], predictions, side="right")
-            width = np.take(uncertainty["widths"], band)
-            ends = uncertainty["at_least"], uncertainty["at_most"]
-            middle = predictions.clip(*ends)
-            interval = np.stack([middle - width, middle + width], axis=1).clip(*ends)
-            columns = {"prediction": predictions.tolist(), "interval": interval.tolist()}
-        else:
-            # the predicted label, then all that are as probable as nine of ten of theirs were
-            predictions = self.classes[places].tolist()
-            likely = [[label] for label in predictions]
-            others = answers >= uncertainty["thresholds"]
-            others[np.arange(len(X)), places] = False
-            for row in others.any(axis=1).nonzero()[0]:
-                order = np.argsort(-answers[row], kind="stable")
-                likely[row] += self.classes[order[others[row, order]]].tolist()
-            columns = {"prediction": predictions, "probabilities": answers, "likely": likely}
-        for row in (~np.isfinite(answers).all(axis=1)).nonzero()[0]:
-            columns["prediction"][row] = None
-        # rows share a list until one needs its own: thousands of lists cost as much as a call
-        columns["warnings"] = [[]] * len(X)
-        for row, i in zip(*((X < self.low) | (X > self.high)).nonzero()):
-            if len(columns["warnings"][row]) == MAX_WARNINGS:
-                continue
-            sentence = self.warn(self.card["features"][i], X[row, i], X[row, i] > self.high[i])
-            columns["warnings"][row] = [*columns["warnings"][row], sentence]
-        return columns
-
-    @staticmethod
-    def warn(feature: dict, value: float, is_above: bool) -> str:
-        """Return the sentence for a value outside of the training range."""
-        bound = feature["maximum" if is_above else "minimum"]
-        if feature["type"] == "date":
-            words = "after {}, the latest" if is_above else "before {}, the earliest"
-            value = decode(feature, value)
-        else:
-            words = "above {}, the highest" if is_above else "below {}, the lowest"
-            value, bound = f"{value:.10g}", f"{bound:.10g}"
-        return f"{feature['name']} {value} is {words.format(bound)} in training"
+class Explanation(BaseModel):
+    prediction: str | float
+    value: float
+    average: float
+    shares: dict[str, float]
 
 
 # the queue
@@ -294,12 +288,10 @@ class Model:
 class Work(NamedTuple):
     model: Model
     X: np.ndarray
-    request: Request
     future: asyncio.Future
-    since: float
 
 
-class Batcher:
+class Queue:
     """Answer all waiting requests with one call of the model, which costs as much as for one row.
 
     Nobody waits for company: a lone request is taken at once, and what arrives during its call
@@ -319,7 +311,7 @@ class Batcher:
         self.task.cancel()
         self.calls.put(None)
 
-    async def predict(self, model: Model, X: np.ndarray, request: Request) -> dict[str, Any]:
+    async def predict(self, model: Model, X: np.ndarray) -> dict[str, list]:
         """Return the answer's columns, as soon as the model is free.
 
         Raises HTTPException 503 if too much waits, or the server stops.
@@ -328,48 +320,59 @@ class Batcher:
             raise too_busy("Too much work is waiting")
         self.rows += len(X)
         try:
-            parts = []
-            for start in range(0, len(X), MAX_CALL_ROWS):
-                parts.append(await self.put(model, X[start : start + MAX_CALL_ROWS], request))
+            columns = await self.put(model, X[:MAX_CALL_ROWS])
+            for start in range(MAX_CALL_ROWS, len(X), MAX_CALL_ROWS):
+                more = await self.put(model, X[start : start + MAX_CALL_ROWS])
+                for key, rows in more.items():
+                    columns[key] += rows
+            return columns
         except asyncio.CancelledError:
             raise too_busy("The server is stopping, or the client has gone") from None
         finally:
             self.rows -= len(X)
-        if len(parts) == 1:
-            return parts[0]
-        columns = {key: [row for part in parts for row in part[key]] for key in parts[0]}
-        if "probabilities" in columns:
-            columns["probabilities"] = np.array(columns["probabilities"])
-        return columns
 
-    async def put(self, model: Model, X: np.ndarray, request: Request) -> dict[str, Any]:
+    async def put(self, model: Model, X: np.ndarray) -> dict[str, list]:
         """Return the answer's columns for up to MAX_CALL_ROWS rows, however much waits."""
         future = asyncio.get_running_loop().create_future()
-        self.waiting.append(Work(model, X, request, future, time.monotonic()))
+        self.waiting.append(Work(model, X, future))
         self.arrived.set()
         return await future
 
     async def run(self) -> None:
         """Answer batch after batch."""
+        loop = asyncio.get_running_loop()
         while await self.arrived.wait():
             for _ in range(LOOP_PASSES):
                 await asyncio.sleep(0)
                 if len(self.waiting) == 1:  # a lone request
                     break
-            batch = await self.take()
-            if not batch:
-                continue
+            batch = self.take()
             X = np.concatenate([work.X for work in batch])
-            called = asyncio.get_running_loop().create_future()
+            called = loop.create_future()
             self.calls.put((batch[0].model, X, called))
             columns, start = await called, 0
             for work in batch:
                 end = start + len(work.X)
-                if isinstance(columns, Exception) and not work.future.done():
+                if work.future.done():  # cancelled, as its client has gone
+                    pass
+                elif isinstance(columns, Exception):
                     work.future.set_exception(columns)
-                elif not work.future.done():
+                else:
                     work.future.set_result({key: c[start:end] for key, c in columns.items()})
                 start = end
+
+    def take(self) -> list[Work]:
+        """Return what shares the next call: the first, and what fits beside it."""
+        batch = [self.waiting.popleft()]
+        rows = len(batch[0].X)
+        while self.waiting and self.waiting[0].model is batch[0].model:
+            rows += len(self.waiting[0].X)
+            if rows > MAX_SHARED_ROWS:
+                break
+            batch.append(self.waiting.popleft())
+        if not self.waiting:
+            self.arrived.clear()
+        return batch
 
     def make_calls(self) -> None:
         """Call one model after the other, in a thread, until there is None."""
@@ -382,41 +385,119 @@ class Batcher:
                     answer = error
                 called.get_loop().call_soon_threadsafe(called.set_result, answer)
 
-    async def take(self) -> list[Work]:
-        """Return what shares the next call, without what nobody waits for any more."""
-        batch, rows = [], 0
-        while self.waiting:
-            work = self.waiting[0]
-            rows += len(work.X)
-            if batch and (rows > MAX_SHARED_ROWS or work.model is not batch[0].model):
-                return batch
-            self.waiting.popleft()
-            has_waited = time.monotonic() - work.since > PATIENCE_SECONDS
-            if has_waited and await work.request.is_disconnected():
-                work.future.cancel()
-            if not work.future.done():
-                batch.append(work)
-        self.arrived.clear()
-        return batch
+
+# the app
 
 
-# the routes
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Load the model once, before the first request; swap it when its file is another one."""
+    stamp = stamp_of(MODEL_PATH)
+    try:
+        serve(app, Model(MODEL_PATH))
+    except ValueError as error:
+        # note: uvicorn would log a traceback where one line says it all
+        log.addFilter(lambda record: not record.getMessage().startswith("Traceback"))
+        log.error("main_api.py: %s", error)
+        raise
+    app.state.queue, app.state.files = Queue(), 0
+    watch = asyncio.create_task(serve_new_files(app, stamp))
+    gc.freeze()  # collections needn't walk the libraries and the model again: a fifth of the time
+    yield
+    watch.cancel()
+    app.state.queue.stop()
 
 
-class CSVResponse(StreamingResponse):
-    media_type = "text/csv"
+def stamp_of(path: str) -> tuple | None:
+    """Return what differs when the file is another one, or None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+async def serve_new_files(app: FastAPI, stamp: tuple | None) -> None:
+    """Serve what train.py writes while the app runs.
+
+    Requests in flight finish on the model they began with. A bad file is refused in one line, and
+    the model of before goes on.
+    """
+    while True:
+        await asyncio.sleep(WATCH_SECONDS)
+        before, stamp = stamp, stamp_of(MODEL_PATH)
+        if stamp == before:
+            continue
+        try:
+            serve(app, await asyncio.to_thread(Model, MODEL_PATH))
+            log.warning("main_api.py: the new '%s' is served", MODEL_PATH)
+        except ValueError as error:
+            log.error("main_api.py: %s; the model of before goes on", error)
+
+
+def serve(app: FastAPI, model: Model) -> None:
+    """Let the app answer with this model, and describe its features in /docs."""
+    row, columns = model.Row.model_json_schema(), model.Columns.model_json_schema()
+    bodies = {
+        "/predict": {"application/json": {"schema": row}},
+        "/predict/batch": {"application/json": {"schema": columns}},
+        "/predict/csv": {"text/csv": {"schema": {"type": "string"}}},
+        "/explain": {"application/json": {"schema": row}},
+    }
+    app.title, app.description = model.card["title"], model.card["description"]
+    app.openapi_schema = None  # of the model before
+    for path, content in bodies.items():
+        app.openapi()["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
+    app.state.model = model
 
 
 class JSONRoute(APIRoute):
     """A route that FastAPI documents, but whose answer pydantic writes as it is: half the work
-    (FastAPI's "Custom Request and APIRoute"). Where the app has dependencies, a login say, it is an
-    ordinary route."""
+    (FastAPI's "Custom Request and APIRoute"). With dependencies, a login say, it is an ordinary
+    route."""
 
     def get_route_handler(self) -> Callable:
         async def handle(request: Request) -> Response:
             return Response(to_json(await self.endpoint(request)), media_type="application/json")
 
         return super().get_route_handler() if self.dependencies else handle
+
+
+app = FastAPI(lifespan=lifespan)
+app.router.route_class = JSONRoute
+of_json: dict[str, Any] = {"max_body_size": MAX_BODY_BYTES, "responses": REFUSALS}
+of_csv: dict[str, Any] = {"max_body_size": MAX_FILE_BYTES, "responses": REFUSALS}
+
+
+@app.exception_handler(RequestValidationError)
+async def answer_422(request: Request, error: RequestValidationError) -> Response:
+    """Answer with the first MAX_ERRORS entries and none of the input, which JSON may not hold."""
+    detail = []
+    for entry in error.errors()[:MAX_ERRORS]:
+        message = WORDS.get(entry["type"], entry["msg"]).removeprefix("Value error, ")
+        if entry["type"] == "literal_error":
+            choices = request.app.state.model.features[entry["loc"][1]]["choices"]
+            label = str(entry["input"])[:100]
+            near = difflib.get_close_matches(label, choices, n=10, cutoff=0)
+            some = choices if len(choices) <= 10 else f"{len(choices)} choices, such as {near}"
+            message = f"'{label}' is not one of {some}"
+        detail.append({"loc": entry["loc"], "msg": message, "type": entry["type"]})
+    return Response(json.dumps({"detail": detail}), 422, media_type="application/json")
+
+
+# the routes
+
+
+@app.get("/health")
+async def health(request: Request) -> dict[str, str]:
+    """Answer as soon as the model is loaded; before that nothing listens."""
+    return {"status": "ok"}
+
+
+@app.get("/model")
+async def model_card(request: Request) -> dict[str, Any]:
+    """Return the model's card, with the SHA-256 of the file."""
+    return request.app.state.model.card
 
 
 async def read_body(request: Request, media_type: str) -> bytes:
@@ -430,8 +511,11 @@ async def read_body(request: Request, media_type: str) -> bytes:
         raise HTTPException(400, f"The body was not there in {BODY_SECONDS} seconds") from None
 
 
-async def read_json(request: Request, schema: type[BaseModel], model: Model) -> list:
-    """Return the values in the order of the features. Raises RequestValidationError."""
+async def read_rows(request: Request, model: Model, schema: type[BaseModel]) -> np.ndarray:
+    """Return the rows of the body as the estimator was fitted to them, shape (rows, features).
+
+    Raises RequestValidationError.
+    """
     content = await read_body(request, "application/json")
     try:
         body = from_json(content)
@@ -442,38 +526,50 @@ async def read_json(request: Request, schema: type[BaseModel], model: Model) -> 
         if name not in model.features:
             raise refusal("There is no such feature", "extra_forbidden", name[:100])
     try:
-        return list(vars(schema.model_validate(body)).values())
+        values = list(vars(schema.model_validate(body)).values())
     except ValidationError as error:
         entries = error.errors(include_url=False, include_context=False)
         raise RequestValidationError([e | {"loc": ("body", *e["loc"])} for e in entries]) from None
+    if schema is model.Row:
+        return np.array([values], float)  # None becomes NaN
+    lengths = [column and len(column) for column in values]
+    rows = set(lengths) - {None}  # a column that is left out is one of gaps
+    if len(rows) != 1:
+        given = dict(zip(model.features, lengths))
+        raise refusal(f"Columns should have equally many rows, not {given}", "columns")
+    gaps = [None] * max(rows)
+    return np.array([column or gaps for column in values], float).T
 
 
+@app.post("/predict", response_model=Answer, **of_json)
 async def predict(request: Request) -> dict[str, Any]:
     """Predict one row."""
     model = request.app.state.model
-    X = model.row_to_array(await read_json(request, model.Row, model))
-    columns = await request.app.state.batcher.predict(model, X, request)
-    answer = {key: column[0] for key, column in columns.items()}
+    X = await read_rows(request, model, model.Row)
+    columns = await request.app.state.queue.predict(model, X)
+    answer = {key: rows[0] for key, rows in columns.items()}
     if answer["prediction"] is None:
         raise refusal("The model has no answer for these values", "no_answer")
-    if model.classes is not None:
-        answer["probabilities"] = dict(zip(model.classes, answer["probabilities"].tolist()))
+    if model.classes:
+        answer["probabilities"] = dict(zip(model.classes, answer["probabilities"]))
     return answer
 
 
+@app.post("/predict/batch", response_model=Answers, **of_json)
 async def predict_batch(request: Request) -> dict[str, Any]:
     """Predict many rows, given and answered as columns."""
     model = request.app.state.model
-    X = model.columns_to_array(await read_json(request, model.Columns, model))
-    answer = await request.app.state.batcher.predict(model, X, request)
+    X = await read_rows(request, model, model.Columns)
+    answer = await request.app.state.queue.predict(model, X)
     if None in answer["prediction"]:
         row = answer["prediction"].index(None)
         raise refusal("The model has no answer for this row", "no_answer", row)
-    if model.classes is not None:
-        answer["probabilities"] = dict(zip(model.classes, answer["probabilities"].T.tolist()))
+    if model.classes:
+        answer["probabilities"] = dict(zip(model.classes, zip(*answer["probabilities"])))
     return answer
 
 
+@app.post("/explain", response_model=Explanation, **of_json)
 async def explain(request: Request) -> dict[str, Any]:
     """Say how much each feature adds to the answer for one row, compared with rows of the table.
 
@@ -482,7 +578,7 @@ async def explain(request: Request) -> dict[str, Any]:
     and individual predictions with feature contributions", 2014.
     """
     model = request.app.state.model
-    X = model.row_to_array(await read_json(request, model.Row, model))
+    X = await read_rows(request, model, model.Row)
     n = X.shape[1]
     background = model.background[: max(1, MAX_EXPLAIN_CELLS // (2 * n * (n + 1)))]
     # at which step a feature is replaced: there and back, shape (2, background rows, features)
@@ -490,12 +586,12 @@ async def explain(request: Request) -> dict[str, Any]:
     step = np.array([there, n - 1 - there])
     is_replaced = step[:, :, None, :] < np.arange(n + 1)[:, None]
     rows = np.where(is_replaced, X[0], background[:, None, :]).reshape(-1, n)
-    answer = await request.app.state.batcher.predict(model, np.vstack([X, rows]), request)
+    answer = await request.app.state.queue.predict(model, np.vstack([X, rows]))
     prediction, outputs = answer["prediction"][0], answer["prediction"]
     if None in outputs:
         raise refusal("The model has no answer for values between these", "no_answer")
-    if model.classes is not None:
-        outputs = answer["probabilities"][:, model.card["classes"].index(prediction)]
+    if model.classes:
+        outputs = np.array(answer["probabilities"])[:, model.classes.index(prediction)]
     walks = np.reshape(outputs[1:], (2, len(background), n + 1))
     shares = np.take_along_axis(np.diff(walks), step, axis=2).mean(axis=(0, 1))
     names = list(model.features)
@@ -503,25 +599,36 @@ async def explain(request: Request) -> dict[str, Any]:
         "prediction": prediction,
         "value": float(outputs[0]),
         "average": float(walks[0, :, 0].mean()),
-        "shares": {names[i]: float(shares[i]) for i in np.argsort(-np.abs(shares))},
+        "shares": {names[place]: float(shares[place]) for place in np.argsort(-np.abs(shares))},
     }
 
 
-async def predict_csv(request: Request) -> CSVResponse:
-    """Predict a table as train.py reads it: its columns come back, followed by the answer's."""
+# files
+
+
+class CSVResponse(StreamingResponse):
+    media_type = "text/csv"
+
+
+async def count_file(request: Request) -> AsyncIterator[None]:
+    """Let MAX_FILES in at once, until they are answered or given up."""
     state = request.app.state
     if state.files >= MAX_FILES:
         raise too_busy(f"{MAX_FILES} files are being predicted")
     state.files += 1
     try:
-        content = await read_body(request, "text/csv")
-        table = await asyncio.to_thread(open_table, content, state.model)
-        lines = predict_lines(table, state.model, request)
-        await anext(lines)  # started, so that its finally is sure to run
-    except BaseException:
+        yield
+    finally:
         state.files -= 1
-        raise
-    return CSVResponse(lines)
+
+
+@app.post("/predict/csv", dependencies=[Depends(count_file)], response_class=CSVResponse, **of_csv)
+async def predict_csv(request: Request) -> CSVResponse:
+    """Predict a table as train.py reads it: its columns come back, followed by the answer's."""
+    model = request.app.state.model
+    content = await read_body(request, "text/csv")
+    table = await asyncio.to_thread(open_table, content, model)
+    return CSVResponse(predict_lines(table, model, request.app.state.queue))
 
 
 def open_table(content: bytes, model: Model) -> tuple[list[str], str, Iterator[list[str]]]:
@@ -549,34 +656,30 @@ def open_table(content: bytes, model: Model) -> tuple[list[str], str, Iterator[l
         raise refusal(f"This is no table to predict: {error}", "table") from None
 
 
-async def predict_lines(table: tuple, model: Model, request: Request) -> AsyncIterator[str]:
-    """Yield nothing, then the header of the answer, then its rows, part after part."""
+async def predict_lines(table: tuple, model: Model, waiting: Queue) -> AsyncIterator[str]:
+    """Yield the header of the answer, then its rows, part after part."""
     names, separator, rows = table
-    try:
-        yield ""
-        added = ["prediction", "low", "high", "warnings", "problem"]
-        if model.classes is not None:
-            of_each = [f"probability of {label}" for label in model.classes]
-            added = ["prediction", *of_each, "likely", "warnings", "problem"]
-        header = [f"{name} (model)" if name in names else name for name in added]
-        yield to_csv([names + header], separator)
-        while part := await asyncio.to_thread(list, islice(rows, MAX_CALL_ROWS)):
-            X, problems = await asyncio.to_thread(read_part, part, names, model.card)
-            readable = [row for row, problem in enumerate(problems) if not problem]
-            answers = [[""] * (len(added) - 1) for _ in part]
-            if readable:
-                columns = await request.app.state.batcher.put(model, X[readable], request)
-                for place, row in enumerate(readable):
-                    if columns["prediction"][place] is None:
-                        problems[row] = "the model has no answer for this row"
-                    else:
-                        answers[row] = spell_answer(columns, place, model)
-            lines = []
-            for row, answer, problem in zip(part, answers, problems):
-                lines.append([*row[: len(names)], *answer, problem])
-            yield await asyncio.to_thread(to_csv, lines, separator)
-    finally:
-        request.app.state.files -= 1
+    added = ["prediction", "low", "high", "warnings", "problem"]
+    if model.classes:
+        of_each = [f"probability of {label}" for label in model.classes]
+        added = ["prediction", *of_each, "likely", "warnings", "problem"]
+    header = [f"{name} (model)" if name in names else name for name in added]
+    yield to_csv([names + header], separator)
+    while part := await asyncio.to_thread(list, islice(rows, MAX_CALL_ROWS)):
+        X, problems = await asyncio.to_thread(read_part, part, names, model.card)
+        readable = [row for row, problem in enumerate(problems) if not problem]
+        answers = [[""] * (len(added) - 1) for _ in part]
+        if readable:
+            columns = await waiting.put(model, X[readable])
+            for place, row in enumerate(readable):
+                if columns["prediction"][place] is None:
+                    problems[row] = "the model has no answer for this row"
+                else:
+                    answers[row] = spell_answer(columns, place, model)
+        lines = []
+        for row, answer, problem in zip(part, answers, problems):
+            lines.append([*row[: len(names)], *answer, problem])
+        yield await asyncio.to_thread(to_csv, lines, separator)
 
 
 def read_part(part: list[list[str]], names: list[str], card: dict) -> tuple[np.ndarray, list[str]]:
@@ -591,111 +694,22 @@ def read_part(part: list[list[str]], names: list[str], card: dict) -> tuple[np.n
     return X, ["; ".join(each) for each in reasons]
 
 
-def spell_answer(columns: dict[str, Any], place: int, model: Model) -> list[str]:
+def spell_answer(columns: dict[str, list], place: int, model: Model) -> list[str]:
     """Return the cells of one row's answer, numbers with the table's own decimal mark."""
-    if model.classes is None:
-        numbers = [columns["prediction"][place], *columns["interval"][place]]
+
+    def spell(numbers: list[float]) -> list[str]:
+        return [repr(number).replace(".", model.card["decimal"]) for number in numbers]
+
+    answer = {key: rows[place] for key, rows in columns.items()}
+    if model.classes:
+        cells = [answer["prediction"], *spell(answer["probabilities"])]
+        cells.append(" or ".join(answer["likely"]))
     else:
-        numbers = columns["probabilities"][place].tolist()
-    cells = [repr(number).replace(".", model.card["decimal"]) for number in numbers]
-    if model.classes is not None:
-        likely = " or ".join(columns["likely"][place])
-        cells = [columns["prediction"][place], *cells, likely]
-    return [*cells, "; ".join(columns["warnings"][place])]
+        cells = spell([answer["prediction"], *answer["interval"]])
+    return [*cells, "; ".join(answer["warnings"])]
 
 
 def to_csv(rows: list[list[str]], separator: str) -> str:
     text = io.StringIO()
     csv.writer(text, delimiter=separator, lineterminator="\n").writerows(rows)
     return text.getvalue()
-
-
-# the app
-
-
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Load the model once, and add the routes that its card describes."""
-    try:
-        app.state.model = model = Model(MODEL_PATH)
-    except ValueError as error:
-        # note: uvicorn would log a traceback where one line says it all
-        log.addFilter(lambda record: not record.getMessage().startswith("Traceback"))
-        log.error("main_api.py: %s", error)
-        raise
-    app.state.batcher, app.state.files = Batcher(), 0
-    app.title, app.description = model.card["title"], model.card["description"]
-    answer, answers = answer_schema(model.card)
-    explanation = create_model(
-        "Explanation",
-        prediction=(answer.model_fields["prediction"].annotation, ...),
-        value=(float, ...),
-        average=(float, ...),
-        shares=(dict[str, float], ...),
-    )
-    for path, endpoint, body, response in (
-        ("/predict", predict, model.Row, answer),
-        ("/predict/batch", predict_batch, model.Columns, answers),
-        ("/explain", explain, model.Row, explanation),
-    ):
-        add_route(app, path, endpoint, "application/json", body.model_json_schema(), response)
-    add_route(app, "/predict/csv", predict_csv, "text/csv", {"type": "string"}, None)
-    gc.freeze()  # collections needn't walk the libraries and the model again: a fifth of the time
-    yield
-    app.state.batcher.stop()
-
-
-def add_route(
-    app: FastAPI, path: str, endpoint: Callable, media_type: str, schema: dict, response: Any
-) -> None:
-    """Add a route whose documentation depends on the model, in place of an earlier one."""
-    is_json = media_type == "application/json"
-    content = {media_type: {"schema": schema}}
-    app.router.routes[:] = [
-        route for route in app.router.routes if getattr(route, "path", "") != path
-    ]
-    app.router.add_api_route(
-        path,
-        endpoint,
-        methods=["POST"],
-        response_model=response,
-        response_class=JSONResponse if is_json else CSVResponse,
-        responses=REFUSALS,
-        max_body_size=MAX_BODY_BYTES if is_json else MAX_FILE_BYTES,
-        openapi_extra={"requestBody": {"required": True, "content": content}},
-        route_class_override=JSONRoute if is_json else APIRoute,
-    )
-    app.openapi_schema = None
-
-
-app = FastAPI(lifespan=lifespan, max_body_size=MAX_BODY_BYTES)
-
-
-@app.exception_handler(RequestValidationError)
-async def answer_422(request: Request, error: RequestValidationError) -> Response:
-    """Answer with the first MAX_ERRORS entries and none of the input, which JSON may not hold."""
-    detail = []
-    for entry in error.errors()[:MAX_ERRORS]:
-        if entry["type"] == "literal_error":
-            choices = request.app.state.model.features[entry["loc"][1]]["choices"]
-            label = str(entry["input"])[:100]
-            near = difflib.get_close_matches(label, choices, n=10, cutoff=0)
-            some = choices if len(choices) <= 10 else f"{len(choices)} choices, such as {near}"
-            entry["msg"] = f"'{label}' is not one of {some}"
-        elif entry["type"] in WORDS:
-            entry["msg"] = WORDS[entry["type"]]
-        entry["msg"] = entry["msg"].removeprefix("Value error, ")
-        detail.append({key: entry[key] for key in ("loc", "msg", "type")})
-    return Response(json.dumps({"detail": detail}), 422, media_type="application/json")
-
-
-@app.get("/health")
-async def health() -> dict[str, str]:
-    """Answer as soon as the model is loaded; before that nothing listens."""
-    return {"status": "ok"}
-
-
-@app.get("/model")
-async def model_card(request: Request) -> dict[str, Any]:
-    """Return the model's card, with the SHA-256 of the file."""
-    return request.app.state.model.card

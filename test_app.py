@@ -38,7 +38,6 @@ import joblib
 import numpy as np
 import pytest
 import uvicorn
-from fastapi import Depends, FastAPI, HTTPException
 from sklearn import metrics
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.dummy import DummyRegressor
@@ -578,15 +577,15 @@ def ask(url, body=None, kind="application/json"):
 
 
 @contextmanager
-def serve(path, make_app=None, **env):
+def serve(path, app=None, code=None, **env):
     """Serve a model in a thread, by a main_api.py of its own: nothing is left when the tests end."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"MODEL_PATH": str(path), **env}.items():
             patch.setenv(name, value)
-        spec = importlib.util.spec_from_file_location("main_api", HERE / "main_api.py")
+        spec = importlib.util.spec_from_file_location("main_api", code or HERE / "main_api.py")
         main_api = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(main_api)
-    app = make_app(main_api) if make_app else main_api.app
+    app = app or main_api.app
     config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     api = SimpleNamespace(main_api=main_api, exit_code=None)
@@ -1066,7 +1065,7 @@ def test_too_much_waits(given):
         assert send(1000.03) == 503
         more = pool.submit(send, -1.0, 1)  # 20,000 rows with it
         assert (busy.result()[0], more.result()) == (200, 200)
-        time.sleep(0.5)
+        time.sleep(1.5)
         assert list(pool.map(send, [-1.0] * 2)) == [200, 200]
 
 
@@ -1085,31 +1084,63 @@ def test_too_many_files(given):
             time.sleep(0.5)
 
 
-def test_login_is_honoured(given):
-    """Dependencies of the app, a login say, hold for the routes that a model brings; and the app
-    beside it, in the same process, still answers."""
-
-    def refuse():
-        raise HTTPException(401, "Who are you?")
-
-    def make_app(_):
-        return FastAPI(lifespan=given.main_api.lifespan, dependencies=[Depends(refuse)])
-
-    with serve(given.path, make_app) as api:
+def test_login_is_honoured(given, tmp_path):
+    """Dependencies of the app, a login say, hold for all its routes; and the app beside it, in the
+    same process, still answers."""
+    code, app = (HERE / "main_api.py").read_text(), "app = FastAPI("
+    assert code.count(app) == 1
+    login = "def refuse():\n    raise HTTPException(401)\n\n\n"
+    edited = code.replace(app, f"{login}{app}dependencies=[Depends(refuse)], ")
+    (tmp_path / "edited.py").write_text(edited)
+    with serve(given.path, code=tmp_path / "edited.py") as api:
         for path in ("/predict", "/predict/batch", "/explain"):
             assert ask(api.url + path, {"x": 1})[0] == 401
         assert ask(api.url + "/predict/csv", "x\n1\n", "text/csv")[0] == 401
+        assert ask(api.url + "/model")[0] == 401
         assert ask(given.url + "/predict", {"x": -1.0})[0] == 200
 
 
 def test_another_model(trained, given):
-    """An app that is started again, with another model, has that one's routes only."""
+    """An app that is started again, with another model, describes that one only."""
     with serve(trained["kind"].path) as api:
         pass
     api.main_api.MODEL_PATH = given.path
-    with serve("", lambda _: api.main_api.app) as api:
+    with serve(given.path, api.main_api.app) as api:
         assert ask(api.url + "/predict", {"x": -1.0})[0] == 200
         assert ask(api.url + "/openapi.json")[1] == ask(given.url + "/openapi.json")[1]
+
+
+def test_new_model(trained, tmp_path, caplog):
+    """A new file is served without a restart, what is in flight is answered by the model it began
+    with; a bad file is refused in a line, and the model of before goes on."""
+
+    def put(content):
+        (tmp_path / "new").write_bytes(content)
+        (tmp_path / "new").replace(tmp_path / "model.joblib")
+
+    def wait(words):
+        for _ in range(100):
+            if words in caplog.text:
+                return caplog.clear()
+            time.sleep(0.05)
+        raise AssertionError(words)
+
+    put(trained["given"].path.read_bytes())
+    with serve(tmp_path / "model.joblib") as api, ThreadPoolExecutor(1) as pool:
+        before = pool.submit(ask, api.url + "/predict/batch", {"x": [1000.2] * 9_999})
+        time.sleep(0.3)
+        put(trained["kind"].path.read_bytes())
+        wait("the new ")
+        row = trained["kind"].card["examples"][0]
+        status, answer = ask(api.url + "/predict", row["features"])
+        assert (status, answer["prediction"] in trained["kind"].card["classes"]) == (200, True)
+        assert ask(api.url + "/model")[1]["target"] == "kind"
+        assert "price" in str(ask(api.url + "/openapi.json")[1]["paths"]["/predict"])
+        assert ask(api.url + "/predict", {"x": 1})[0] == 422
+        assert before.result()[1]["prediction"] == [1000.2] * 9_999
+        put(b"no model")
+        wait("only in part")
+        assert ask(api.url + "/model")[1]["target"] == "kind"
 
 
 @pytest.mark.parametrize(
