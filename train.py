@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 # boosting's threads wait for each other at each step: on a shared machine, slower than one thread
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -48,7 +48,6 @@ from sklearn.preprocessing import OneHotEncoder, SplineTransformer, StandardScal
 MODEL_PATH = Path(os.environ.get("MODEL_PATH", "model.joblib"))
 
 # what a table may be
-SEPARATORS = ",;\t|"
 MISSING = {"", "?", "-", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"}
 MAX_COLUMNS = 2_000  # a form of more is no form
 MAX_ROW_CHARACTERS = 1_000_000  # a longer row is no row: a quote that nobody closed, or an attack
@@ -61,12 +60,11 @@ FEW_CHOICES = 20  # so few are choices, and no identifier, also where most are n
 MAX_CODES = 12  # whole numbers in so small a range are often codes
 MAX_CLASSES = 100
 MAX_GUESSED_CLASSES = 10  # different whole numbers in the target; more are a quantity
-HISTOGRAM_BARS = 20
 
 # how a model is measured
 MIN_ROWS = 10  # fewer say nothing about a model
 FOLDS = 5  # of the cross-validation; a class needs as many rows
-LARGE_WORK = 50_000  # rows times classes: beyond, the last fold is enough
+LARGE_WORK = 50_000  # rows times classes: beyond, one fold is enough
 COMPARED_ROWS = 50_000  # of a large table, to fit the candidates to
 SLOW_WORK = 1_000_000  # rows times classes: beyond, the slow candidate is left out
 DISORDER = 0.001  # the share of steps back that a table in order of time may have
@@ -92,22 +90,23 @@ def main() -> None:
     content, about = load_table(options.table)
     table = read_columns(content, options.table)
     card = start_card(find_target(table, options.target), about)
-    card["decimal"] = options.decimal or find_decimal(table, card)
+    card["title"] = options.title or card["title"]
+    card["decimal"] = options.decimal or find_decimal(table, card["notes"])
     y, rows = read_target(table, options.task, card)
-    X = describe(table, rows, card)
+    X = read_features(table, rows, card)
 
-    # measure the dummy and the candidates on rows that they have not seen
+    # compare a dummy and the candidates on rows that they have not seen
     folds = make_folds(X, y, card)
-    baseline, best = compare(X, y, folds, card)
-    card |= {"estimator": best.name, "metrics": best.scores, "baseline": baseline.scores}
-    card["importance"] = measure_importance(best, X, y, folds, card)
-    card["uncertainty"] = measure_uncertainty(best, y, card)
-    note_leaks(baseline, best, card)
+    candidates = build_model(card["task"], card["features"])
+    best, clones, answers = compare(candidates, X, y, folds, card)
+    card["importance"] = measure_importance(clones, X, y, folds, card)
+    card["uncertainty"] = measure_uncertainty(answers, y, folds, card)
+    note_leaks(card)
 
     # fit the best to all rows, and save it with its card
-    print(f"keeping the {best.name}, fitting it to {count(len(y), 'row')}", flush=True)
-    model = clone(best.model).fit(X, y)
-    card |= {"title": options.title or card["title"], "examples": pick_examples(X, y, card)}
+    print(f"keeping the {card['estimator']}, fitting it to {count(len(y), 'row')}", flush=True)
+    model = clone(best).fit(X, y)
+    card["examples"] = pick_examples(X, y, card)
     print("what matters most: " + ", ".join(list(card["importance"])[:3]))
     for note in card["notes"]:
         print(f"  note: {note}")
@@ -117,26 +116,25 @@ def main() -> None:
 
 
 def start_card(target: str, about: dict) -> dict:
-    """Return the card, which describes a model: the steps of main() fill it in. API and page make
-    all they show from it. A classification's has `classes` too, the labels in the model's order."""
+    """Return the card, which tells API and page all that they know; the steps above fill it in."""
     packages = ("scikit-learn", "numpy", "pandas", "joblib")
     return {
         "name": "table",  # for people, like the next two
         "title": f"Predict {target}",
         "description": f"Predicts {target} from a table's columns.",
-        "task": None,  # "classification" or "regression"
+        "task": "",  # "classification", with "classes", the labels in order; or "regression"
         "target": target,  # its column's name
-        "decimal": None,  # the table's mark: encode() reads numbers with it
+        "decimal": "",  # the table's mark: encode() reads numbers with it
         "features": [],  # in column order: see describe_column() and add_range()
-        "estimator": None,  # what was kept, in words
+        "estimator": "",  # what was kept, in words
         "metrics": {},  # its scores on rows that it had not seen
         "baseline": {},  # the same of the dummy, which ignores the features
-        "measured": None,  # which rows these were
+        "measured": "",  # which rows these were
         "importance": {},  # feature to what shuffling it costs, largest first
         "notes": [],  # what a careful reader of the result should know
         "uncertainty": {},  # see measure_uncertainty()
         "examples": [],  # a few real rows, as JSON has them
-        "rows": None,  # trained on
+        "rows": 0,  # trained on
         "dropped": [],  # columns, rows and cells left out, each with the reason
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         **about,
@@ -179,73 +177,24 @@ def load_table(path: str | None) -> tuple[bytes, dict]:
     }
 
 
-def open_text(content: bytes) -> io.TextIOBase:
-    """Return the text: UTF-8, UTF-16 (told by its first bytes), or what Windows writes in the west."""
-    encoding = "utf-8-sig"
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        encoding = "utf-16"
-    elif b"\0" in content:
-        raise ValueError("it is not a text file: export the table as CSV")
-    text = io.TextIOWrapper(io.BytesIO(content), encoding, newline="")
-    try:
-        while text.read(2**20):
-            pass
-    except UnicodeDecodeError:
-        encoding = "cp1252"
-    return io.TextIOWrapper(io.BytesIO(content), encoding, "replace", newline="")
-
-
-def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
-    """Yield the rows that are not blank, without ever holding more than one.
-
-    Raises ValueError for a row that is too long, or a quote that is not closed.
-    """
-    size = 0
-
-    def lines() -> Iterator[str]:
-        nonlocal size
-        while line := text.readline(MAX_ROW_CHARACTERS):
-            size += len(line)
-            if size >= MAX_ROW_CHARACTERS:
-                raise ValueError(f"a row has over {MAX_ROW_CHARACTERS:,} characters")
-            yield line
-        yield "\n"  # the last row is this blank one, unless a quote has swallowed it
-
-    csv.field_size_limit(MAX_ROW_CHARACTERS)
-    row: list[str] = []
-    for row in csv.reader(lines(), delimiter=separator, skipinitialspace=True):
-        size = 0
-        if row:
-            yield row[: MAX_COLUMNS + 1]
-    if row:
-        raise ValueError("a quote near its end is never closed")
-
-
-def rate_separator(text: io.TextIOBase, separator: str) -> tuple[float, int]:
-    """Return which share of the first rows it splits into as many cells as the header, and how
-    many these are; zero where it splits nothing."""
-    try:
-        head = list(islice(read_rows(text, separator), 100))
-    except ValueError:  # a quote that is none with another separator
-        return 0, 0
-    if not head or len(head[0]) == 1:
-        return 0, 0
-    return sum(len(row) == len(head[0]) for row in head) / len(head), len(head[0])
-
-
 def read_table(content: bytes) -> tuple[list[str], str, Iterator[list[str]]]:
     """Return the columns' names, the separator, and an iterator over the rows, lists of texts.
 
     An empty name becomes the column's place, a repeated one gets a number. A row that is too
     short is filled with gaps; one that is too long comes as it is. Raises ValueError in one line.
     """
-    text, rates = open_text(content), {}
-    for mark in SEPARATORS:
-        text.seek(0)
-        rates[mark] = rate_separator(text, mark)
-    separator = max(rates, key=rates.get)
+    # the separator that splits most of the first rows as it splits the header
+    text, separator, best = open_text(content), ",", (0, 1)
+    for mark in ",;\t|":
+        try:
+            head = list(islice(read_rows(text, mark), 100)) or [[]]
+        except ValueError:  # a quote that is none with another separator
+            continue
+        width = len(head[0])
+        rate = sum(len(row) == width for row in head), width
+        if width > 1 and rate > best:
+            separator, best = mark, rate
 
-    text.seek(0)
     rows = read_rows(text, separator)
     header = next(rows, None)
     if header is None:
@@ -263,8 +212,49 @@ def read_table(content: bytes) -> tuple[list[str], str, Iterator[list[str]]]:
     return list(names), separator, (row + [""] * (width - len(row)) for row in rows)
 
 
+def open_text(content: bytes) -> io.TextIOBase:
+    """Open as UTF-8, UTF-16 (told by its first bytes), or what Windows writes in the west."""
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    if encoding != "utf-16" and b"\0" in content:
+        raise ValueError("it is not a text file: export the table as CSV")
+    try:
+        text = io.TextIOWrapper(io.BytesIO(content), encoding)
+        while text.read(2**20):
+            pass
+    except UnicodeDecodeError:
+        encoding = "cp1252"
+    return io.TextIOWrapper(io.BytesIO(content), encoding, "replace", newline="")
+
+
+def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
+    """Yield from its start the rows that are not blank, without ever holding more than one.
+
+    Raises ValueError for a row that is too long, or a quote that is not closed.
+    """
+    size = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal size
+        while line := text.readline(MAX_ROW_CHARACTERS):
+            size += len(line)
+            if size >= MAX_ROW_CHARACTERS:
+                raise ValueError(f"a row has over {MAX_ROW_CHARACTERS:,} characters")
+            yield line
+        yield "\n"  # a blank row: the last one, unless a quote has swallowed it
+
+    text.seek(0)
+    csv.field_size_limit(MAX_ROW_CHARACTERS)
+    row: list[str] = []
+    for row in csv.reader(lines(), delimiter=separator, skipinitialspace=True):
+        size = 0
+        if row:
+            yield row[: MAX_COLUMNS + 1]
+    if row:
+        raise ValueError("a quote near its end is never closed")
+
+
 def read_columns(content: bytes, path: str | None) -> dict[str, list[str]]:
-    """Return the columns' texts by name, or refuse what is no table."""
+    """Return each column's texts by its name, or refuse what is no table."""
     try:
         names, _, rows = read_table(content)
         if len(names) == 1:
@@ -280,34 +270,26 @@ def read_columns(content: bytes, path: str | None) -> dict[str, list[str]]:
     return {name: [text.strip() for text in texts] for name, texts in zip(names, zip(*cells))}
 
 
-# from texts to numbers
+# from texts to numbers, and back
 
-BLANKS = "' \u2019\u00a0\u202f"  # between thousands, beside the mark that is not the decimal one
-GROUPS = {mark: rf"[1-9]\d{{0,2}}([{other}{BLANKS}]\d{{3}})+" for mark, other in (".,", ",.")}
-NUMBER = {  # decimal mark: a number as people write it, with a sign, thousands, a currency
-    mark: re.compile(
-        rf"([-+]?[$€£¥₹]?|[$€£¥₹][-+]) ?({GROUPS[mark]}|0|[1-9]\d*|(?=\{mark}\d))"
-        rf"(\{mark}\d*)?([eE][-+]?\d+)? ?[$€£¥₹%]?",
-        re.ASCII,
-    )
-    for mark in ".,"
-}
-FIRST_DAY, LAST_DAY = -719_162, 2_932_896  # since 1970, of the years 1 to 9999
+SWAPPED = str.maketrans(".,", ",.")
+NUMBER = re.compile(  # as people write it, here with a decimal point; 007 is a code and none
+    r"([-+]?[$€£¥₹]?|[$€£¥₹][-+]) ?"  # a sign, a currency
+    r"([1-9]\d{0,2}([,' \u2019\u00a0\u202f]\d{3})+|0|[1-9]\d*|(?=\.\d))"  # 1,234 or 1234
+    r"(\.\d*)?([eE][-+]?\d+)? ?[$€£¥₹%]?",
+    re.ASCII,
+)
 ISO = "ISO 8601"
-WANTED = {
-    "number": "no number",
-    "boolean": "not true or false",
-    "date": "no date",
-    "category": "none of the choices",
-}
+FIRST_DAY, LAST_DAY = -719_162, 2_932_896  # since 1970, of the years 1 to 9999
 
 
 def read_number(text: str, decimal: str) -> float | None:
     """Return the number, or None where there is none: 1,234.50 € with the mark ".", 12 %."""
     text = text.replace("\u2212", "-")  # a typographer's minus
-    if not NUMBER[decimal].fullmatch(text):
+    text = text.translate(SWAPPED) if decimal == "," else text
+    if not NUMBER.fullmatch(text):
         return None
-    value = float(re.sub(rf"[^\d{decimal}eE+-]", "", text).replace(decimal, "."))
+    value = float(re.sub(r"[^\d.eE+-]", "", text))
     return value if abs(value) <= MAX_NUMBER else None
 
 
@@ -322,8 +304,7 @@ def read_date(text: str, layout: str = ISO) -> float | None:
             moment = datetime.strptime(text, layout)
         except ValueError:
             return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     days = moment.timestamp() / 86_400
     return days if FIRST_DAY <= days <= LAST_DAY else None
 
@@ -354,20 +335,18 @@ def encode(
     rows = len(next(iter(table.values()), []))
     X, problems = np.empty((rows, len(card["features"]))), []
     for place, feature in enumerate(card["features"]):
-        texts = table.get(feature["name"]) or [""] * rows
+        name, texts = feature["name"], table.get(feature["name"]) or [""] * rows
         values, wrong = {}, {}
         for text in set(texts):  # each different text is read once
-            value = read_cell(text.strip(), feature, card["decimal"])
-            if value is None:
-                wrong[text] = f"is '{text.strip()[:100]}', {WANTED[feature['type']]}"
-                value = math.nan
-            elif math.isnan(value) and not feature.get("nullable", True):
+            values[text] = read_cell(text.strip(), feature, card["decimal"])
+            if values[text] is None:
+                wrong[text] = f"is '{text.strip()[:100]}', no {feature['type']}"
+            elif math.isnan(values[text]) and not feature.get("nullable", True):
                 wrong[text] = "is missing"
-            values[text] = value
         X[:, place] = [values[text] for text in texts]
-        for row, text in enumerate(texts if wrong else []):
-            if text in wrong:
-                problems.append((row, feature["name"], wrong[text]))
+        if wrong:
+            places = [row for row, text in enumerate(texts) if text in wrong]
+            problems += [(row, name, wrong[texts[row]]) for row in places]
     return X, problems
 
 
@@ -385,7 +364,7 @@ def decode(feature: dict, value: float) -> object:
     return moment.isoformat() if value % 1 else moment.date().isoformat()
 
 
-# the decimal mark and the target
+# the decimal mark, and the target
 
 
 def decimal_marks(table: dict[str, Sequence[str]]) -> tuple[list[str], list[str], list[str]]:
@@ -404,21 +383,17 @@ def decimal_marks(table: dict[str, Sequence[str]]) -> tuple[list[str], list[str]
     return points, commas, unclear
 
 
-def find_decimal(table: dict[str, list[str]], card: dict) -> str:
+def find_decimal(table: dict[str, list[str]], notes: list[str]) -> str:
     """Return the decimal mark for which most cells speak; note where it had to be assumed."""
     points, commas, unclear = decimal_marks(table)
     few, many = sorted([points, commas], key=len)
     if len(few) > (1 - MOSTLY) * len(many):
         refuse(f"'{points[0]}' and '{commas[0]}' differ in the decimal mark: say --decimal")
     if few:
-        card["notes"].append(
-            f"'{few[0]}' has another decimal mark than '{many[0]}': it is no number"
-        )
+        notes.append(f"'{few[0]}' has another decimal mark than '{many[0]}': it is no number")
     if unclear and not many:
         read, other = read_number(unclear[0], "."), read_number(unclear[0], ",")
-        card["notes"].append(
-            f"'{unclear[0]}' is read as {read:.10g}; --decimal , makes it {other:.10g}"
-        )
+        notes.append(f"'{unclear[0]}' is read as {read:.10g}; --decimal , makes it {other:.10g}")
     return "," if len(commas) > len(points) else "."
 
 
@@ -435,40 +410,38 @@ def find_target(table: dict[str, list[str]], wanted: str | None) -> str:
 def read_target(
     table: dict[str, list[str]], task: str | None, card: dict
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the target, float64 or labels as texts, and the places of the rows that have it; put
-    the task, guessed where it is None, and the rows that are left out on the card."""
-    name = card["target"]
-    cells = pd.Series(table[name])
+    """Return the target, float64 or labels as texts, and the places of the rows that have it."""
+    name, cells = card["target"], pd.Series(table[card["target"]])
     known = cells[~cells.isin(MISSING)]
-    numbers = known.map(lambda text: read_number(text, card["decimal"])).astype(float)
-    guess = "classification"
-    different = numbers.dropna().unique()
-    if len(different) > MAX_GUESSED_CLASSES or (different % 1).any():
-        guess = "regression" if numbers.notna().mean() > 0.5 else guess
-    card["task"] = task or guess
+    numbers = known.map(lambda text: read_number(text, card["decimal"])).astype(float).dropna()
+    if task is None:
+        different = numbers.unique()
+        is_quantity = len(different) > MAX_GUESSED_CLASSES or (different % 1).any()
+        is_numeric = len(numbers) > len(known) / 2
+    card["task"] = task or ("regression" if is_quantity and is_numeric else "classification")
     if card["task"] == "regression":
-        y, reason = numbers.dropna(), "no number"
+        y, reason = numbers, "no number"
     else:
         y = known[known.map(known.value_counts()) >= FOLDS]
         reason = f"a label of fewer than {FOLDS} rows"
         card["classes"] = sorted(set(y))
-
-    if len(known) < len(cells):
-        few = len(cells) - len(known)
-        card["dropped"].append({"rows": few, "reason": f"'{name}' is empty or NA"})
-    if len(y) < len(known):
-        left_out = known.drop(y.index)
-        some = [f"'{text[:100]}' in row {row + 1}" for row, text in left_out[:3].items()]
-        reason = f"'{name}' is {reason}: {', '.join(some)}"
-        card["dropped"].append({"rows": len(left_out), "reason": reason})
     card["rows"] = len(y)
-    check_target(y, card)
     overrides = "" if task else " (--task overrides)"
     print(f"{count(len(y), 'row')}, {len(table)} columns; {card['task']} of '{name}'{overrides}")
+
+    gaps, left_out = len(cells) - len(known), known.drop(y.index)
+    some = [f"'{text[:100]}' in row {row + 1}" for row, text in left_out[:3].items()]
+    reasons = (f"'{name}' is empty or NA", f"'{name}' is {reason}: {', '.join(some)}")
+    for rows, reason in zip((gaps, len(left_out)), reasons):
+        if rows:
+            card["dropped"].append({"rows": rows, "reason": reason})
+            print(f"  {count(rows, 'row')} left out: {reason}")
+    check_target(y, card)
     return np.array(y.tolist()), y.index.to_numpy()
 
 
 def check_target(y: pd.Series, card: dict) -> None:
+    """Refuse a target that nothing can be learned of."""
     name, different = card["target"], y.nunique()
     if "classes" in card and not 2 <= different <= MAX_CLASSES:
         refuse(
@@ -494,65 +467,58 @@ IDENTIFIER = re.compile(
 TIME = re.compile(r"(?i:(\b|_)(time|date|day|week|month|quarter|year|period|instant|epoch|t)$)")
 
 
-def describe(table: dict[str, list[str]], rows: np.ndarray, card: dict) -> np.ndarray:
-    """Return what the model sees of these rows; put on the card what each column is, or why it is
-    left out, and which cells could not be read."""
-    headings = [name for name in table if read_number(name, ".") is not None]
-    if len(headings) > len(table) / 2:
-        some = ", ".join(headings[:3])
+def read_features(table: dict[str, list[str]], rows: np.ndarray, card: dict) -> np.ndarray:
+    """Return what the model sees of these rows; put on the card, and print, what each column is or
+    why it is left out, and which cells could not be read."""
+    numbers = [name for name in table if read_number(name, ".") is not None]
+    if len(numbers) > len(table) / 2:
+        some = ", ".join(numbers[:3])
         card["notes"].append(f"the header looks like data ({some}): is it missing?")
-    features = {}
+    columns, wide = [], max(map(len, table))
     for name in [name for name in table if name != card["target"]]:
-        features[name] = [table[name][row] for row in rows]
-        cells = Counter(features[name])
-        for missing in MISSING & cells.keys():
-            del cells[missing]
-        found = describe_column(name, cells, card)
+        texts = [table[name][row] for row in rows]
+        found = describe_column(name, texts, card)
         if isinstance(found, str):
             card["dropped"].append({"column": name, "reason": found})
-        else:
-            card["features"].append({"name": name, **found})
-
-    X, problems = encode(features, card)
-    unread: dict[str, list[str]] = {}
-    for row, name, reason in problems:
-        unread.setdefault(name, []).append(f"row {rows[row] + 1} {reason}")
-    for name, cells in unread.items():
-        reason = "; ".join(cells[:3])
-        card["dropped"].append({"column": name, "cells": len(cells), "reason": reason})
-    for feature, column in zip(card["features"], X.T):
-        add_range(feature, column)
-    print_columns(X, card)
-    if not card["features"]:
+            print(f"  {name:{wide}}  left out: {found}")
+            continue
+        feature = {"name": name, **found}
+        column, problems = encode({name: texts}, card | {"features": [feature]})
+        add_range(feature, column[:, 0])
+        card["features"].append(feature)
+        columns.append(column)
+        print(f"  {name:{wide}}  {sketch(feature, column)}")
+        if problems:
+            reason = "; ".join(f"row {rows[row] + 1} {why}" for row, _, why in problems[:3])
+            card["dropped"].append({"column": name, "cells": len(problems), "reason": reason})
+            print(f"  {'':{wide}}  {count(len(problems), 'gap')}: {reason}")
+    if not columns:
         refuse("no column is left to predict from: the lines above say why")
-    return X
+    return np.hstack(columns)
 
 
-def describe_column(name: str, cells: Counter, card: dict) -> dict | str:
-    """Return the type of a feature, or the reason why the column is left out.
-
-    `cells` counts the different texts without the gaps.
-    """
-    known, levels, rows = cells.total(), len(cells), card["rows"]
+def describe_column(name: str, texts: list[str], card: dict) -> dict | str:
+    """Return a feature's type, or the reason why the column is left out."""
+    cells = Counter(text for text in texts if text not in MISSING)
+    known, levels = cells.total(), len(cells)
     if levels == 0:
         return "empty"
-    if levels == 1 and known == rows:
-        return f"always '{next(iter(cells))}'"
+    if levels == 1 and known == len(texts):
+        return f"always '{texts[0]}'"
 
-    # note: 007 is a code and no number
     numbers = {text: read_number(text, card["decimal"]) for text in cells}
     values = [number for number in numbers.values() if number is not None]
     readable = sum(n for text, n in cells.items() if numbers[text] is not None)
     is_number = readable == known or (readable >= MOSTLY * known and levels > FEW_CHOICES)
     is_whole = is_number and all(value % 1 == 0 for value in values)
     if not is_number or all(EIGHT_DIGITS.fullmatch(text) for text in cells):
-        layout = find_date_layout(cells, card)
+        layout = find_date_layout(cells, card["notes"])
         if layout:
             return {"type": "date", "format": layout}
     if IDENTIFIER.search(name) and levels > FEW_CHOICES and (is_whole or not is_number):
         return "an identifier, by its name"
     if is_number:
-        counts_rows = is_whole and levels == rows > MOSTLY * (max(values) - min(values))
+        counts_rows = is_whole and levels == len(texts) > MOSTLY * (max(values) - min(values))
         if counts_rows and min(values) in (0, 1) and not TIME.search(name):
             return "an identifier: whole numbers, all different"
         return {"type": "number"}
@@ -567,7 +533,7 @@ def describe_column(name: str, cells: Counter, card: dict) -> dict | str:
     return f"{levels:,} different texts in {known:,} cells are too many for a choice"
 
 
-def find_date_layout(cells: Counter, card: dict) -> str | None:
+def find_date_layout(cells: Counter, notes: list[str]) -> str | None:
     """Return how these texts write a date, None if they do not; note what had to be assumed."""
 
     def share(layout: str, cells: Counter) -> float:
@@ -582,12 +548,12 @@ def find_date_layout(cells: Counter, card: dict) -> str | None:
         return None
     swapped = best.replace("%m/%d", "%d/%m").replace("%m-%d-%Y", "%d-%m-%Y")
     if swapped != best and shares.get(swapped) == shares[best]:
-        card["notes"].append(f"'{next(iter(cells))}' is read as a date by {best}, not {swapped}")
+        notes.append(f"'{next(iter(cells))}' is read as a date by {best}, not {swapped}")
     return best
 
 
 def add_range(feature: dict, column: np.ndarray) -> None:
-    """Add what the values tell: gaps, the default, how often what occurs; of numbers and dates
+    """Add what the values tell: gaps, the default, how often what occurs, and of numbers and dates
     the range."""
     values = column[~np.isnan(column)]
     feature["nullable"] = len(values) < len(column)
@@ -595,33 +561,24 @@ def add_range(feature: dict, column: np.ndarray) -> None:
         counts = np.bincount(values.astype(int), minlength=len(feature.get("choices", "01")))
         feature["default"] = decode(feature, counts.argmax())
     else:
-        counts = np.histogram(values - values.min(), HISTOGRAM_BARS)[0]
+        counts = np.histogram(values - values.min(), bins=20)[0]
         if feature["type"] == "number":
-            is_whole = (values % 1 == 0).all() and np.abs(values).max() < 2**53
-            feature["integer"] = bool(is_whole)
+            feature["integer"] = bool((values % 1 == 0).all() and abs(values).max() < 2**53)
         ends = np.percentile(values, [0, 50, 100], method="lower")
         for key, value in zip(("minimum", "default", "maximum"), ends):
             feature[key] = decode(feature, value)
-    feature["counts"] = counts.tolist()  # of each choice, or from minimum to maximum
+    feature["counts"] = counts.tolist()  # of each choice, or in equal steps through the range
 
 
-def print_columns(X: np.ndarray, card: dict) -> None:
-    """Print what each column is, and what is left out."""
-    wide = max([len(feature["name"]) for feature in card["features"]], default=0)
-    for feature, gaps in zip(card["features"], np.isnan(X).mean(axis=0)):
-        kind, what = feature["type"], ", ".join(feature.get("choices", []))
-        if "minimum" in feature:
-            what = f"{feature['minimum']} to {feature['maximum']}"
-        if feature.get("integer"):
-            kind = "whole number"
-        line = f"  {feature['name']:{wide}}  {kind:12}  {what[:60]}"
-        if gaps:
-            line += f"   {min(max(round(100 * gaps), 1), 99)} % gaps"
-        print(line)
-    for entry in card["dropped"]:
-        name = entry.get("column") or count(entry["rows"], "row")
-        what = f"{count(entry['cells'], 'gap')}: " if "cells" in entry else "left out: "
-        print(f"  {name:{wide}}  {what}{entry['reason']}")
+def sketch(feature: dict, column: np.ndarray) -> str:
+    """Return in one line what a feature is."""
+    kind = "whole number" if feature.get("integer") else feature["type"]
+    what = ", ".join(feature.get("choices", []))[:60]
+    if "minimum" in feature:
+        what = f"{feature['minimum']} to {feature['maximum']}"
+    percent = np.clip(round(100 * np.isnan(column).mean()), 1, 99)
+    gaps = f"   {percent} % gaps" if feature["nullable"] else ""
+    return f"{kind:12}  {what}{gaps}"
 
 
 # the models
@@ -635,34 +592,32 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
     """
     kinds = np.array([feature["type"] for feature in features])
     dates, categories = np.flatnonzero(kinds == "date"), np.flatnonzero(kinds == "category")
-    quantities = np.flatnonzero(kinds != "category")
-    cycles = make_cycles(len(dates))
-
-    # a linear model wants gaps filled, numbers scaled and choices one-hot; small whole numbers
-    # are often codes: it sees them one-hot as well
-    choices = list(categories)
+    quantities, choices = np.flatnonzero(kinds != "category"), categories.tolist()
     for place, feature in enumerate(features):
         if feature.get("integer") and feature["maximum"] - feature["minimum"] < MAX_CODES:
-            choices.append(place)
+            choices.append(place)  # often a code
+
+    # a linear model wants gaps filled, numbers scaled and choices one-hot
     inputs = StandardScaler()
     if any(features[place]["nullable"] for place in quantities):
         inputs = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), inputs)
+    cycles = (make_cycles(len(dates)), dates)
     if choices or len(dates):
         one_hot = OneHotEncoder(handle_unknown="ignore")
-        inputs = make_column_transformer((inputs, quantities), (cycles, dates), (one_hot, choices))
-    name, linear = "logistic regression", LogisticRegression(max_iter=1000)
-    if task == "regression":
-        name, linear = "ridge regression", RidgeCV(np.logspace(-2, 4, 13))
+        inputs = make_column_transformer((inputs, quantities), cycles, (one_hot, choices))
 
     # boosting takes gaps and categories as they are
-    is_classes = task == "classification"
-    Boosting = HistGradientBoostingClassifier if is_classes else HistGradientBoostingRegressor
-    quick = Boosting(categorical_features=categories, random_state=0)
-    slow = clone(quick).set_params(
-        learning_rate=0.05, max_iter=300, early_stopping=True, n_iter_no_change=20
-    )
+    name, linear = "logistic regression", LogisticRegression(max_iter=1000)
+    Boosting = HistGradientBoostingClassifier
+    if task == "regression":
+        name, linear = "ridge regression", RidgeCV(np.logspace(-2, 4, 13))
+        Boosting = HistGradientBoostingRegressor
+    common = {"categorical_features": categories, "random_state": 0}
+    patience = {"early_stopping": True, "n_iter_no_change": 20}
+    quick, slow = Boosting(**common), Boosting(0.05, max_iter=300, **patience, **common)
     if len(dates):
-        with_cycles = make_column_transformer(("passthrough", slice(None)), (cycles, dates))
+        everything = np.arange(len(features))
+        with_cycles = make_column_transformer(("passthrough", everything), cycles)
         quick, slow = make_pipeline(with_cycles, quick), make_pipeline(with_cycles, slow)
     linear = make_pipeline(inputs, linear)
     return {name: linear, "gradient boosting": quick, "slow gradient boosting": slow}
@@ -678,53 +633,43 @@ def make_cycles(columns: int) -> BaseEstimator:
     return make_union(*cycles)
 
 
-# rows to fit to, and rows to test on
+# which rows they are fitted to, and which they are tested on
 
 
 def make_folds(X: np.ndarray, y: np.ndarray, card: dict) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return pairs of rows to fit to and rows to test on; put the words for it on the card.
-
-    A large table is measured once, on the last fold.
-    """
+    """Return pairs of rows to fit to and rows to test on; of a large table one is enough."""
     folds, words = later_folds(X, y, card), "later rows only"
     if not folds:
         folds, words = shuffled_folds(X, y, card), "shuffled"
     card["measured"] = f"{FOLDS} folds, {words}"
-    if work(card) > LARGE_WORK:
+    if len(y) * len(card.get("classes", [0])) > LARGE_WORK:
         fit, test = folds[-1]
         folds = [(np.random.default_rng(0).permutation(fit)[:COMPARED_ROWS], test)]
         card["measured"] = f"{count(len(test), 'row')} kept out, {words}"
-    print(f"\nmeasured on {card['measured']}")
     return folds
 
 
-def work(card: dict) -> int:
-    """Return what boosting's time grows with: it fits a tree a round for each class."""
-    return card["rows"] * len(card.get("classes", ["one"]))
-
-
 def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return folds that look forward, where the table is in order of time or the reverse."""
+    """Return folds that look forward; none where the table is not in order of time."""
     for feature, column in zip(card["features"], X.T):
         known = column[~np.isnan(column)]
         is_time = feature["type"] == "date" or TIME.search(feature["name"])
         if not is_time or len(np.unique(known)) < 4 * FOLDS:
             continue
         steps = np.diff(known)
-        if min((steps < 0).mean(), (steps > 0).mean()) >= DISORDER:
-            continue
-        card["notes"].append(f"the rows are in order of time, by '{feature['name']}'")
-        order = np.argsort(column, kind="stable")
-        folds = [(order[fit], order[test]) for fit, test in TimeSeriesSplit(FOLDS).split(X)]
-        first = len(folds[0][0])
-        for part in (order[:first], order[first:]):
-            if len(np.unique(y[part])) < len(card.get("classes", [])):
-                card["notes"].append(
-                    "but some classes are too rare to measure it on later rows only"
-                )
-                return []
-        return folds
-    return []
+        if min((steps < 0).mean(), (steps > 0).mean()) < DISORDER:
+            card["notes"].append(f"the rows are in order of time, by '{feature['name']}'")
+            order = np.argsort(column, kind="stable")
+            break
+    else:
+        return []
+    folds = [(order[fit], order[test]) for fit, test in TimeSeriesSplit(FOLDS).split(X)]
+    first = len(folds[0][0])
+    different = min(len(np.unique(y[part])) for part in (order[:first], order[first:]))
+    if different < len(card.get("classes", [])):
+        card["notes"].append("but some classes are too rare to measure it on later rows only")
+        return []
+    return folds
 
 
 def shuffled_folds(X: np.ndarray, y: np.ndarray, card: dict) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -732,82 +677,67 @@ def shuffled_folds(X: np.ndarray, y: np.ndarray, card: dict) -> list[tuple[np.nd
     places: dict[bytes, int] = {}
     first = np.array([places.setdefault(row.tobytes(), place) for place, row in enumerate(X)])
     different = np.unique(first)
-    rarest = min(
-        [(y[different] == label).sum() for label in card.get("classes", [])], default=FOLDS
-    )
     repeats = len(y) - len(different)
+    rows = [(y[different] == label).sum() for label in card.get("classes", [])]
     if not 2 * FOLDS <= len(different) >= len(y) / MAX_REPEATS:
         # note: of a few combinations, as of three choices, new rows are old ones too
         first = np.arange(len(y))
-    elif repeats and rarest < FOLDS:
+    elif repeats and min(rows, default=FOLDS) < FOLDS:
         card["notes"].append("rows repeat others, and a class has too few different ones to tell")
         first = np.arange(len(y))
     elif repeats:
         words = f"{count(repeats, 'row')} with the features of another: kept in one fold"
         card["notes"].append(words)
 
-    # the different rows are split, and the others go where theirs goes
+    # split the different rows, and let the others go where theirs goes
     different = np.unique(first)
     Split = StratifiedKFold if "classes" in card else KFold
-    splits = Split(FOLDS, shuffle=True, random_state=0).split(different, y[different])
-    tests = [np.isin(first, different[test]) for _, test in splits]
+    split = Split(FOLDS, shuffle=True, random_state=0).split(different, y[different])
+    tests = [np.isin(first, different[test]) for _, test in split]
     return [(np.flatnonzero(~test), np.flatnonzero(test)) for test in tests]
 
 
-# how good the models are
+# how good they are
 
 
-class Result(NamedTuple):
-    name: str
-    model: BaseEstimator
-    clones: list[BaseEstimator]  # fitted, one for each fold
-    truth: np.ndarray  # of the rows they have not seen, fold after fold
-    answers: np.ndarray  # theirs: probabilities (rows, classes), or predictions (rows,)
-    scores: dict[str, float]  # by scikit-learn's names
+def compare(
+    models: dict | BaseEstimator, X: np.ndarray, y: np.ndarray, folds: list, card: dict
+) -> tuple[BaseEstimator, list[BaseEstimator], np.ndarray]:
+    """Return the model of the lowest loss, of about equal ones the first; its clones, fitted to each
+    fold; and their answers for the rows that they have not seen, fold after fold.
 
-    @property
-    def loss(self) -> float:
-        """What candidates compete in: log loss, or the root mean squared error."""
-        return next(iter(self.scores.values()))
-
-
-def compare(X: np.ndarray, y: np.ndarray, folds: list, card: dict) -> tuple[Result, Result]:
-    """Return the dummy's result and the best candidate's: the lowest loss, of about equal ones the
-    first."""
-    candidates = build_model(card["task"], card["features"])
-    if not isinstance(candidates, dict):
-        candidates = {type(candidates).__name__: candidates}
-    if work(card) > SLOW_WORK:
-        candidates.pop("slow gradient boosting", None)
-    dummy = DummyClassifier() if "classes" in card else DummyRegressor()
-    baseline, best = measure("dummy", dummy, X, y, folds, card), None
-    for name, model in candidates.items():
-        if "classes" in card and not hasattr(model, "predict_proba"):
-            refuse(f"the {name} has no predict_proba: wrap it in CalibratedClassifierCV")
+    Its scores and the dummy's come on the card.
+    """
+    print(f"\nmeasured on {card['measured']}")
+    if not isinstance(models, dict):
+        models = {type(models).__name__: models}
+    dummy, best, lowest = DummyRegressor(), None, math.inf
+    if "classes" in card:
+        dummy = DummyClassifier()
+        if len(y) * len(card["classes"]) > SLOW_WORK:
+            models.pop("slow gradient boosting", None)
+    truth = np.concatenate([y[test] for _, test in folds])
+    for name, model in {"dummy": dummy, **models}.items():
+        started = time.perf_counter()
         try:
-            result = measure(name, model, X, y, folds, card)
+            clones = [clone(model).fit(X[fit], y[fit]) for fit, _ in folds]
+            answers = [answer(each, X[test], card) for each, (_, test) in zip(clones, folds)]
         except ValueError as error:  # say, too few rows of a class to stop early by
             print(f"  {name:23} can't be fitted: {error}")
             continue
-        if best is None or result.loss < (1 - TOLERANCE) * best.loss:
-            best = result
+        answers = np.concatenate(answers)
+        scores = score(truth, answers, card)
+        text = "   ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in scores.items())
+        print(f"  {name:23} {text}   ({time.perf_counter() - started:.1f} s)", flush=True)
+        loss = next(iter(scores.values()))
+        if name == "dummy":
+            card["baseline"] = scores
+        elif best is None or loss < (1 - TOLERANCE) * lowest:
+            best, lowest = (model, clones, answers), loss
+            card |= {"estimator": name, "metrics": scores}
     if best is None:
         refuse("no model could be fitted: the lines above say why")
-    return baseline, best
-
-
-def measure(
-    name: str, model: BaseEstimator, X: np.ndarray, y: np.ndarray, folds: list, card: dict
-) -> Result:
-    """Return a model's result on rows that its clones have not seen; print the scores."""
-    started = time.perf_counter()
-    clones = [clone(model).fit(X[fit], y[fit]) for fit, _ in folds]
-    answers = [answer(each, X[test], card) for each, (_, test) in zip(clones, folds)]
-    truth, answers = np.concatenate([y[test] for _, test in folds]), np.concatenate(answers)
-    scores = score(truth, answers, card)
-    text = "   ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in scores.items())
-    print(f"  {name:23} {text}   ({time.perf_counter() - started:.1f} s)", flush=True)
-    return Result(name, model, clones, truth, answers, scores)
+    return best
 
 
 def answer(model: BaseEstimator, X: np.ndarray, card: dict) -> np.ndarray:
@@ -841,7 +771,7 @@ def score(y: np.ndarray, answers: np.ndarray, card: dict) -> dict[str, float]:
 
 
 def measure_importance(
-    best: Result, X: np.ndarray, y: np.ndarray, folds: list, card: dict
+    clones: list, X: np.ndarray, y: np.ndarray, folds: list, card: dict
 ) -> dict[str, float]:
     """Return how much shuffling each feature worsens the loss on unseen rows, largest first."""
 
@@ -849,26 +779,43 @@ def measure_importance(
         return -measure_loss(y, answer(model, X, card), card)
 
     means = []
-    for model, (_, test) in zip(best.clones, folds):
+    options = {"scoring": gain, "n_repeats": FOLDS // len(folds), "random_state": 0}
+    for model, (_, test) in zip(clones, folds):
         rows = np.random.default_rng(0).permutation(test)[:IMPORTANCE_ROWS]
-        options = {"n_repeats": FOLDS // len(folds), "random_state": 0}
-        found = permutation_importance(model, X[rows], y[rows], scoring=gain, **options)
+        found = permutation_importance(model, X[rows], y[rows], **options)
         means.append(found.importances_mean)
     mean = pd.Series(np.mean(means, axis=0), [feature["name"] for feature in card["features"]])
     return mean.sort_values(ascending=False, kind="stable").to_dict()
 
 
+def note_leaks(card: dict) -> None:
+    """Note what is too good to be true, or no good."""
+    loss = next(iter(card["metrics"]))
+    left = card["metrics"][loss] / (card["baseline"][loss] or 1.0)
+    names = [f"'{name}'" for name in card["importance"]]
+    gains = [max(gain, 0.0) for gain in card["importance"].values()]
+    first = gains[0] / (sum(gains) or 1.0)
+    question = f"is it known before '{card['target']}' is?"
+    if left > 0.99:
+        card["notes"].append("hardly better than the dummy: these columns say little")
+    elif left < 0.03 and first < 0.9:
+        both = " and ".join(names[:2])
+        card["notes"].append(f"almost nothing is left to guess, by {both}: {question}")
+    elif left < 0.03 or (left < 0.5 and first > 0.9):
+        card["notes"].append(f"{names[0]} tells almost all of it: {question}")
+
+
 # how sure an answer is
 
 
-def measure_uncertainty(best: Result, y: np.ndarray, card: dict) -> dict:
+def measure_uncertainty(answers: np.ndarray, y: np.ndarray, folds: list, card: dict) -> dict:
     """Return from answers for unseen rows what sets of labels, or intervals, need.
 
     Each class, or band of the prediction, has a number of its own (Mondrian conformal prediction).
     The errors are those of models like the one that is served, fitted to fewer rows: so it is
     neither split conformal prediction nor CV+, whose guarantees are exact.
     """
-    truth, answers = best.truth, best.answers
+    truth = np.concatenate([y[test] for _, test in folds])
     if "classes" in card:
         thresholds = []  # a label is likely from this probability on; 0: too few rows to say
         for place, label in enumerate(card["classes"]):
@@ -897,22 +844,6 @@ def conformal_quantile(errors: np.ndarray) -> float:
     """
     rank = math.ceil((len(errors) + 1) * COVERAGE)
     return float(np.sort(errors)[rank - 1]) if rank <= len(errors) else math.inf
-
-
-def note_leaks(baseline: Result, best: Result, card: dict) -> None:
-    """Note what is too good to be true, or no good."""
-    left = best.loss / (baseline.loss or 1.0)
-    names = [f"'{name}'" for name in card["importance"]]
-    gains = [max(gain, 0.0) for gain in card["importance"].values()]
-    first = gains[0] / (sum(gains) or 1.0)
-    question = f"is it known before '{card['target']}' is?"
-    if left > 0.99:
-        card["notes"].append("hardly better than the dummy: these columns say little")
-    elif left < 0.03 and first < 0.9:
-        both = " and ".join(names[:2])
-        card["notes"].append(f"almost nothing is left to guess, by {both}: {question}")
-    elif left < 0.03 or (left < 0.5 and first > 0.9):
-        card["notes"].append(f"{names[0]} tells almost all of it: {question}")
 
 
 # what is saved
