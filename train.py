@@ -47,6 +47,9 @@ from sklearn.preprocessing import OneHotEncoder, SplineTransformer, StandardScal
 
 MODEL_PATH = Path(os.environ.get("MODEL_PATH", "model.joblib"))
 
+Table = dict[str, Sequence[str]]  # each column's texts by its name
+Folds = list[tuple[np.ndarray, np.ndarray]]  # rows to fit to, and rows to test on
+
 # what a table may be
 MISSING = {"", "?", "-", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"}
 MAX_COLUMNS = 2_000  # a form of more is no form
@@ -98,6 +101,10 @@ def main() -> None:
     # compare a dummy and the candidates on rows that they have not seen
     folds = make_folds(X, y, card)
     candidates = build_model(card["task"], card["features"])
+    if not isinstance(candidates, dict):
+        candidates = {type(candidates).__name__: candidates}
+    if work(card) > SLOW_WORK:
+        candidates.pop("slow gradient boosting", None)
     best, clones, answers = compare(candidates, X, y, folds, card)
     card["importance"] = measure_importance(clones, X, y, folds, card)
     card["uncertainty"] = measure_uncertainty(answers, y, folds, card)
@@ -253,7 +260,7 @@ def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
         raise ValueError("a quote near its end is never closed")
 
 
-def read_columns(content: bytes, path: str | None) -> dict[str, list[str]]:
+def read_columns(content: bytes, path: str | None) -> Table:
     """Return each column's texts by its name, or refuse what is no table."""
     try:
         names, _, rows = read_table(content)
@@ -323,9 +330,7 @@ def read_cell(text: str, feature: dict, decimal: str) -> float | None:
     return choices.index(text) if text in choices else None
 
 
-def encode(
-    table: dict[str, Sequence[str]], card: dict
-) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
+def encode(table: Table, card: dict) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
     """Return what the model sees, float64 of shape (rows, features), and what could not be read:
     the row, the feature and a reason. There, and in a gap, is NaN.
 
@@ -367,7 +372,7 @@ def decode(feature: dict, value: float) -> object:
 # the decimal mark, and the target
 
 
-def decimal_marks(table: dict[str, Sequence[str]]) -> tuple[list[str], list[str], list[str]]:
+def decimal_marks(table: Table) -> tuple[list[str], list[str], list[str]]:
     """Return the cells that are a number with a decimal point only (0.5, 1,234.5), with a comma
     only (1,5), and with either (1.234, of which nobody can tell)."""
     points, commas, unclear = [], [], []
@@ -383,7 +388,7 @@ def decimal_marks(table: dict[str, Sequence[str]]) -> tuple[list[str], list[str]
     return points, commas, unclear
 
 
-def find_decimal(table: dict[str, list[str]], notes: list[str]) -> str:
+def find_decimal(table: Table, notes: list[str]) -> str:
     """Return the decimal mark for which most cells speak; note where it had to be assumed."""
     points, commas, unclear = decimal_marks(table)
     few, many = sorted([points, commas], key=len)
@@ -397,7 +402,7 @@ def find_decimal(table: dict[str, list[str]], notes: list[str]) -> str:
     return "," if len(commas) > len(points) else "."
 
 
-def find_target(table: dict[str, list[str]], wanted: str | None) -> str:
+def find_target(table: Table, wanted: str | None) -> str:
     """Return the target's name: the one that is wanted, or the last column that is not empty."""
     filled = [name for name, texts in table.items() if any(texts)]
     target = wanted or (filled or list(table))[-1]
@@ -407,21 +412,17 @@ def find_target(table: dict[str, list[str]], wanted: str | None) -> str:
     return target
 
 
-def read_target(
-    table: dict[str, list[str]], task: str | None, card: dict
-) -> tuple[np.ndarray, np.ndarray]:
+def read_target(table: Table, task: str | None, card: dict) -> tuple[np.ndarray, np.ndarray]:
     """Return the target, float64 or labels as texts, and the places of the rows that have it."""
     name, cells = card["target"], pd.Series(table[card["target"]])
     known = cells[~cells.isin(MISSING)]
     numbers = known.map(lambda text: read_number(text, card["decimal"])).astype(float).dropna()
-    if task is None:
-        different = numbers.unique()
-        is_quantity = len(different) > MAX_GUESSED_CLASSES or (different % 1).any()
-        is_numeric = len(numbers) > len(known) / 2
-    card["task"] = task or ("regression" if is_quantity and is_numeric else "classification")
-    if card["task"] == "regression":
-        y, reason = numbers, "no number"
-    else:
+    different = numbers.unique()
+    is_quantity = len(different) > MAX_GUESSED_CLASSES or (different % 1).any()
+    is_quantity = is_quantity and len(numbers) > len(known) / 2
+    card["task"] = task or ("regression" if is_quantity else "classification")
+    y, reason = numbers, "no number"
+    if card["task"] == "classification":
         y = known[known.map(known.value_counts()) >= FOLDS]
         reason = f"a label of fewer than {FOLDS} rows"
         card["classes"] = sorted(set(y))
@@ -467,7 +468,7 @@ IDENTIFIER = re.compile(
 TIME = re.compile(r"(?i:(\b|_)(time|date|day|week|month|quarter|year|period|instant|epoch|t)$)")
 
 
-def read_features(table: dict[str, list[str]], rows: np.ndarray, card: dict) -> np.ndarray:
+def read_features(table: Table, rows: np.ndarray, card: dict) -> np.ndarray:
     """Return what the model sees of these rows; put on the card, and print, what each column is or
     why it is left out, and which cells could not be read."""
     numbers = [name for name in table if read_number(name, ".") is not None]
@@ -613,8 +614,8 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
         name, linear = "ridge regression", RidgeCV(np.logspace(-2, 4, 13))
         Boosting = HistGradientBoostingRegressor
     common = {"categorical_features": categories, "random_state": 0}
-    patience = {"early_stopping": True, "n_iter_no_change": 20}
-    quick, slow = Boosting(**common), Boosting(0.05, max_iter=300, **patience, **common)
+    patience = {"max_iter": 300, "early_stopping": True, "n_iter_no_change": 20}
+    quick, slow = Boosting(**common), Boosting(learning_rate=0.05, **patience, **common)
     if len(dates):
         everything = np.arange(len(features))
         with_cycles = make_column_transformer(("passthrough", everything), cycles)
@@ -636,20 +637,28 @@ def make_cycles(columns: int) -> BaseEstimator:
 # which rows they are fitted to, and which they are tested on
 
 
-def make_folds(X: np.ndarray, y: np.ndarray, card: dict) -> list[tuple[np.ndarray, np.ndarray]]:
+def make_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
     """Return pairs of rows to fit to and rows to test on; of a large table one is enough."""
     folds, words = later_folds(X, y, card), "later rows only"
     if not folds:
         folds, words = shuffled_folds(X, y, card), "shuffled"
     card["measured"] = f"{FOLDS} folds, {words}"
-    if len(y) * len(card.get("classes", [0])) > LARGE_WORK:
+    if work(card) > LARGE_WORK:
         fit, test = folds[-1]
-        folds = [(np.random.default_rng(0).permutation(fit)[:COMPARED_ROWS], test)]
-        card["measured"] = f"{count(len(test), 'row')} kept out, {words}"
+        some = np.random.default_rng(0).permutation(fit)[:COMPARED_ROWS]
+        if "classes" in card:  # a row of each
+            some = np.union1d(some, fit[np.unique(y[fit], return_index=True)[1]])
+        folds, card["measured"] = [(some, test)], f"{count(len(test), 'row')} kept out, {words}"
+    print(f"\nmeasured on {card['measured']}")
     return folds
 
 
-def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> list[tuple[np.ndarray, np.ndarray]]:
+def work(card: dict) -> int:
+    """Return what boosting's time grows with: it fits a tree a round for each class."""
+    return card["rows"] * len(card.get("classes", ["one"]))
+
+
+def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
     """Return folds that look forward; none where the table is not in order of time."""
     for feature, column in zip(card["features"], X.T):
         known = column[~np.isnan(column)]
@@ -672,7 +681,7 @@ def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> list[tuple[np.ndarr
     return folds
 
 
-def shuffled_folds(X: np.ndarray, y: np.ndarray, card: dict) -> list[tuple[np.ndarray, np.ndarray]]:
+def shuffled_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
     """Return folds of rows in any order, those that are equal in all features in one fold."""
     places: dict[bytes, int] = {}
     first = np.array([places.setdefault(row.tobytes(), place) for place, row in enumerate(X)])
@@ -700,29 +709,22 @@ def shuffled_folds(X: np.ndarray, y: np.ndarray, card: dict) -> list[tuple[np.nd
 # how good they are
 
 
-def compare(
-    models: dict | BaseEstimator, X: np.ndarray, y: np.ndarray, folds: list, card: dict
-) -> tuple[BaseEstimator, list[BaseEstimator], np.ndarray]:
-    """Return the model of the lowest loss, of about equal ones the first; its clones, fitted to each
-    fold; and their answers for the rows that they have not seen, fold after fold.
+def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict) -> tuple:
+    """Return the model of the lowest loss, of about equal ones the first; its clones, one fitted to
+    each fold; and their answers for the rows that they have not seen, fold after fold.
 
-    Its scores and the dummy's come on the card.
+    Its scores, and those of a dummy that ignores the features, come on the card.
     """
-    print(f"\nmeasured on {card['measured']}")
-    if not isinstance(models, dict):
-        models = {type(models).__name__: models}
-    dummy, best, lowest = DummyRegressor(), None, math.inf
+    truth, best, lowest = np.concatenate([y[test] for _, test in folds]), None, math.inf
+    dummy, method = DummyRegressor(), "predict"
     if "classes" in card:
-        dummy = DummyClassifier()
-        if len(y) * len(card["classes"]) > SLOW_WORK:
-            models.pop("slow gradient boosting", None)
-    truth = np.concatenate([y[test] for _, test in folds])
+        dummy, method = DummyClassifier(), "predict_proba"
     for name, model in {"dummy": dummy, **models}.items():
         started = time.perf_counter()
         try:
             clones = [clone(model).fit(X[fit], y[fit]) for fit, _ in folds]
-            answers = [answer(each, X[test], card) for each, (_, test) in zip(clones, folds)]
-        except ValueError as error:  # say, too few rows of a class to stop early by
+            answers = [getattr(each, method)(X[test]) for each, (_, test) in zip(clones, folds)]
+        except (ValueError, AttributeError) as error:  # too few rows of a class, no predict_proba
             print(f"  {name:23} can't be fitted: {error}")
             continue
         answers = np.concatenate(answers)
@@ -740,46 +742,35 @@ def compare(
     return best
 
 
-def answer(model: BaseEstimator, X: np.ndarray, card: dict) -> np.ndarray:
-    """Return a classifier's probabilities (rows, classes), a regressor's predictions (rows,)."""
-    if "classes" not in card:
-        return model.predict(X)
-    probabilities = np.zeros((len(X), len(card["classes"])))  # a fold may lack a class
-    probabilities[:, np.searchsorted(card["classes"], model.classes_)] = model.predict_proba(X)
-    return probabilities
-
-
-def measure_loss(y: np.ndarray, answers: np.ndarray, card: dict) -> float:
-    if "classes" in card:
-        return metrics.log_loss(y, answers, labels=card["classes"])
-    return metrics.root_mean_squared_error(y, answers)
-
-
 def score(y: np.ndarray, answers: np.ndarray, card: dict) -> dict[str, float]:
-    """Return scores by scikit-learn's names, the loss first."""
-    loss = measure_loss(y, answers, card)
+    """Return scores by scikit-learn's names, first the loss, in which the models compete."""
     if "classes" not in card:
-        error = metrics.mean_absolute_error(y, answers)
-        r2 = metrics.r2_score(y, answers)
-        return {"root_mean_squared_error": loss, "mean_absolute_error": error, "r2": r2}
+        return {
+            "root_mean_squared_error": metrics.root_mean_squared_error(y, answers),
+            "mean_absolute_error": metrics.mean_absolute_error(y, answers),
+            "r2": metrics.r2_score(y, answers),
+        }
     labels = np.array(card["classes"])[answers.argmax(axis=1)]
-    scores = {"log_loss": loss, "accuracy": metrics.accuracy_score(y, labels)}
-    scores["balanced_accuracy"] = metrics.balanced_accuracy_score(y, labels)
+    scores = {
+        "log_loss": metrics.log_loss(y, answers, labels=card["classes"]),
+        "accuracy": metrics.accuracy_score(y, labels),
+        "balanced_accuracy": metrics.balanced_accuracy_score(y, labels),
+    }
     if len(card["classes"]) == 2:
-        scores["roc_auc"] = metrics.roc_auc_score(y == card["classes"][1], answers[:, 1])
+        scores["roc_auc"] = metrics.roc_auc_score(y, answers[:, 1])
     return scores
 
 
 def measure_importance(
-    clones: list, X: np.ndarray, y: np.ndarray, folds: list, card: dict
+    clones: list, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
 ) -> dict[str, float]:
     """Return how much shuffling each feature worsens the loss on unseen rows, largest first."""
-
-    def gain(model: BaseEstimator, X: np.ndarray, y: np.ndarray) -> float:
-        return -measure_loss(y, answer(model, X, card), card)
-
+    loss = "neg_root_mean_squared_error"
+    if "classes" in card:
+        log_loss = {"response_method": "predict_proba", "labels": card["classes"]}
+        loss = metrics.make_scorer(metrics.log_loss, greater_is_better=False, **log_loss)
+    options = {"scoring": loss, "n_repeats": FOLDS // len(folds), "random_state": 0}
     means = []
-    options = {"scoring": gain, "n_repeats": FOLDS // len(folds), "random_state": 0}
     for model, (_, test) in zip(clones, folds):
         rows = np.random.default_rng(0).permutation(test)[:IMPORTANCE_ROWS]
         found = permutation_importance(model, X[rows], y[rows], **options)
@@ -808,42 +799,39 @@ def note_leaks(card: dict) -> None:
 # how sure an answer is
 
 
-def measure_uncertainty(answers: np.ndarray, y: np.ndarray, folds: list, card: dict) -> dict:
+def measure_uncertainty(answers: np.ndarray, y: np.ndarray, folds: Folds, card: dict) -> dict:
     """Return from answers for unseen rows what sets of labels, or intervals, need.
 
-    Each class, or band of the prediction, has a number of its own (Mondrian conformal prediction).
-    The errors are those of models like the one that is served, fitted to fewer rows: so it is
-    neither split conformal prediction nor CV+, whose guarantees are exact.
+    Each class, or band of the prediction, has an error of its own that COVERAGE of its rows stay
+    within (Mondrian conformal prediction: Angelopoulos and Bates, "A Gentle Introduction to
+    Conformal Prediction", 2021). The errors are those of models like the one that is served,
+    fitted to fewer rows: so it is neither split conformal prediction nor CV+, whose guarantees
+    are exact.
     """
     truth = np.concatenate([y[test] for _, test in folds])
     if "classes" in card:
-        thresholds = []  # a label is likely from this probability on; 0: too few rows to say
-        for place, label in enumerate(card["classes"]):
-            error = conformal_quantile(1 - answers[truth == label, place])
-            thresholds.append(max(0.0, 1 - error))
-        return {"coverage": COVERAGE, "thresholds": thresholds}
+        group = np.searchsorted(card["classes"], truth)
+        errors = 1 - answers[np.arange(len(truth)), group]
+        limits = [conformal_quantile(errors[group == i], 1.0) for i in range(len(card["classes"]))]
+        # a label is likely from this probability on; 0: too few rows to say
+        return {"coverage": COVERAGE, "thresholds": [1 - limit for limit in limits]}
     bands = max(1, min(BANDS, len(truth) // BAND_ROWS))
     edges = np.unique(np.quantile(answers, np.linspace(0, 1, bands + 1)[1:-1]))
-    band, errors = np.searchsorted(edges, answers, side="right"), np.abs(truth - answers)
-    widths = []  # half of the interval's, band by band
-    for place in range(len(edges) + 1):
-        widths.append(min(conformal_quantile(errors[band == place]), float(errors.max())))
+    group, errors = np.searchsorted(edges, answers, side="right"), np.abs(truth - answers)
+    most = float(errors.max())
     return {
         "coverage": COVERAGE,
         "edges": edges.tolist(),  # a band is from one to the next
-        "widths": widths,
+        "widths": [conformal_quantile(errors[group == i], most) for i in range(len(edges) + 1)],
         "at_least": 0.0 if y.min() >= 0 else None,  # an interval keeps the sign of all
         "at_most": 0.0 if y.max() <= 0 else None,
     }
 
 
-def conformal_quantile(errors: np.ndarray) -> float:
-    """Return the error that COVERAGE of new rows stay within; infinite if there are too few.
-
-    From Angelopoulos and Bates, "A Gentle Introduction to Conformal Prediction", 2021.
-    """
+def conformal_quantile(errors: np.ndarray, most: float) -> float:
+    """Return the error that COVERAGE of new rows stay within; the most where rows are too few."""
     rank = math.ceil((len(errors) + 1) * COVERAGE)
-    return float(np.sort(errors)[rank - 1]) if rank <= len(errors) else math.inf
+    return float(np.sort(errors)[rank - 1]) if rank <= len(errors) else most
 
 
 # what is saved
