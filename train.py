@@ -18,7 +18,6 @@ import platform
 import re
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -461,7 +460,7 @@ DAYS = "%Y-%m-%d,%Y/%m/%d,%Y.%m.%d,%d.%m.%Y,%d.%m.%y,%m/%d/%Y,%d/%m/%Y,%m/%d/%y,
 DAYS += "%m-%d-%Y,%d-%m-%Y,%d-%b-%Y,%d-%b-%y,%d %b %Y,%b %d %Y,%d %B %Y,%B %d %Y,%Y-%m,%b %Y,%B %Y"
 CLOCKS = ", %H:%M, %H:%M:%S, %H:%M:%S.%f, %H:%M:%S %Z, %I:%M %p, %I:%M:%S %p"
 LAYOUTS = [ISO, *(day + clock for day in DAYS.split(",") for clock in CLOCKS.split(","))]
-EIGHT_DIGITS = re.compile(r"(19|20)\d{6}")  # 20241231
+EIGHT_DIGITS = r"(19|20)\d{6}"  # 20241231
 IDENTIFIER = re.compile(
     r"(?i:(\b|_)(id|uuid)|^(index|key|rownames|column 1|unnamed: 0))$|[a-z]I[Dd]$"
 )
@@ -477,7 +476,8 @@ def read_features(table: Table, rows: np.ndarray, card: dict) -> np.ndarray:
         card["notes"].append(f"the header looks like data ({some}): is it missing?")
     columns, wide = [], max(map(len, table))
     for name in [name for name in table if name != card["target"]]:
-        texts = [table[name][row] for row in rows]
+        texts = table.pop(name)  # a large table's are half of the memory
+        texts = [texts[row] for row in rows]
         found = describe_column(name, texts, card)
         if isinstance(found, str):
             card["dropped"].append({"column": name, "reason": found})
@@ -500,56 +500,55 @@ def read_features(table: Table, rows: np.ndarray, card: dict) -> np.ndarray:
 
 def describe_column(name: str, texts: list[str], card: dict) -> dict | str:
     """Return a feature's type, or the reason why the column is left out."""
-    cells = Counter(text for text in texts if text not in MISSING)
-    known, levels = cells.total(), len(cells)
-    if levels == 0:
+    cells = pd.Series([text for text in texts if text not in MISSING], dtype=str)
+    choices, known = cells.unique(), len(cells)
+    if known == 0:
         return "empty"
-    if levels == 1 and known == len(texts):
-        return f"always '{texts[0]}'"
+    if len(choices) == 1 and known == len(texts):
+        return f"always '{choices[0]}'"
 
-    numbers = {text: read_number(text, card["decimal"]) for text in cells}
-    values = [number for number in numbers.values() if number is not None]
-    readable = sum(n for text, n in cells.items() if numbers[text] is not None)
-    is_number = readable == known or (readable >= MOSTLY * known and levels > FEW_CHOICES)
-    is_whole = is_number and all(value % 1 == 0 for value in values)
-    if not is_number or all(EIGHT_DIGITS.fullmatch(text) for text in cells):
+    numbers = cells.map({text: read_number(text, card["decimal"]) for text in choices}, "ignore")
+    readable, span = numbers.notna().mean(), numbers.max() - numbers.min()
+    is_number = readable == 1 or (readable >= MOSTLY and len(choices) > FEW_CHOICES)
+    is_whole = is_number and (numbers.dropna() % 1 == 0).all()
+    if not is_number or cells.str.fullmatch(EIGHT_DIGITS).all():
         layout = find_date_layout(cells, card["notes"])
         if layout:
             return {"type": "date", "format": layout}
-    if IDENTIFIER.search(name) and levels > FEW_CHOICES and (is_whole or not is_number):
+    if IDENTIFIER.search(name) and len(choices) > FEW_CHOICES and (is_whole or not is_number):
         return "an identifier, by its name"
     if is_number:
-        counts_rows = is_whole and levels == len(texts) > MOSTLY * (max(values) - min(values))
-        if counts_rows and min(values) in (0, 1) and not TIME.search(name):
+        counts_rows = is_whole and len(choices) == len(texts) > MOSTLY * span
+        if counts_rows and numbers.min() in (0, 1) and not TIME.search(name):
             return "an identifier: whole numbers, all different"
         return {"type": "number"}
-    if all(text.lower() in ("false", "true") for text in cells):
+    if cells.str.lower().isin(["false", "true"]).all():
         return {"type": "boolean"}
-    if levels <= min(MAX_CHOICES, known // 2):
-        return {"type": "category", "choices": sorted(cells)}
-    if sum(len(text.split()) * n for text, n in cells.items()) > 4 * known:
+    if len(choices) <= min(MAX_CHOICES, known // 2):
+        return {"type": "category", "choices": sorted(choices)}
+    if cells.str.split().str.len().mean() > 4:
         return "free text"
-    if levels == known:
+    if len(choices) == known:
         return "an identifier: every text is different"
-    return f"{levels:,} different texts in {known:,} cells are too many for a choice"
+    return f"{len(choices):,} different texts in {known:,} cells are too many for a choice"
 
 
-def find_date_layout(cells: Counter, notes: list[str]) -> str | None:
+def find_date_layout(cells: pd.Series, notes: list[str]) -> str | None:
     """Return how these texts write a date, None if they do not; note what had to be assumed."""
 
-    def share(layout: str, cells: Counter) -> float:
-        read = [n for text, n in cells.items() if read_date(text, layout) is not None]
-        return sum(read) / cells.total()
+    def share(layout: str, counts: pd.Series) -> float:
+        is_date = [read_date(text, layout) is not None for text in counts.index]
+        return counts[is_date].sum() / counts.sum()
 
-    some = Counter(dict(cells.most_common(20)))
-    likely = [layout for layout in LAYOUTS if share(layout, some) >= MOSTLY]
-    shares = {layout: share(layout, cells) for layout in likely}
+    counts = cells.value_counts()
+    likely = [layout for layout in LAYOUTS if share(layout, counts.head(20)) >= MOSTLY]
+    shares = {layout: share(layout, counts) for layout in likely}
     best = max(shares, key=shares.get, default=None)
     if best is None or shares[best] < MOSTLY:
         return None
     swapped = best.replace("%m/%d", "%d/%m").replace("%m-%d-%Y", "%d-%m-%Y")
     if swapped != best and shares.get(swapped) == shares[best]:
-        notes.append(f"'{next(iter(cells))}' is read as a date by {best}, not {swapped}")
+        notes.append(f"'{cells[0]}' is read as a date by {best}, not {swapped}")
     return best
 
 
@@ -688,18 +687,17 @@ def shuffled_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
     different = np.unique(first)
     repeats = len(y) - len(different)
     rows = [(y[different] == label).sum() for label in card.get("classes", [])]
-    if not 2 * FOLDS <= len(different) >= len(y) / MAX_REPEATS:
-        # note: of a few combinations, as of three choices, new rows are old ones too
-        first = np.arange(len(y))
-    elif repeats and min(rows, default=FOLDS) < FOLDS:
-        card["notes"].append("rows repeat others, and a class has too few different ones to tell")
-        first = np.arange(len(y))
-    elif repeats:
-        words = f"{count(repeats, 'row')} with the features of another: kept in one fold"
-        card["notes"].append(words)
+    is_rare = min(rows, default=FOLDS) < FOLDS
+    is_few = not 2 * FOLDS <= len(different) >= len(y) / MAX_REPEATS
+    if repeats and not is_few:
+        note = f"{count(repeats, 'row')} with the features of another: kept in one fold"
+        if is_rare:
+            note = "rows repeat others, and a class has too few different ones to tell"
+        card["notes"].append(note)
+    if is_few or is_rare:  # note: of a few combinations, as of three choices, new rows are old ones
+        different = first = np.arange(len(y))
 
     # split the different rows, and let the others go where theirs goes
-    different = np.unique(first)
     Split = StratifiedKFold if "classes" in card else KFold
     split = Split(FOLDS, shuffle=True, random_state=0).split(different, y[different])
     tests = [np.isin(first, different[test]) for _, test in split]
