@@ -91,6 +91,7 @@ def main() -> None:
     # read the table as texts, decide what each column is, turn it into numbers
     content, about = load_table(options.table)
     table = read_columns(content, options.table)
+    del content  # and the columns go as they are read: a large table takes much memory
     card = start_card(find_target(table, options.target), about)
     card["title"] = options.title or card["title"]
     card["decimal"] = options.decimal or find_decimal(table, card["notes"])
@@ -476,7 +477,7 @@ def read_features(table: Table, rows: np.ndarray, card: dict) -> np.ndarray:
         card["notes"].append(f"the header looks like data ({some}): is it missing?")
     columns, wide = [], max(map(len, table))
     for name in [name for name in table if name != card["target"]]:
-        texts = table.pop(name)  # a large table's are half of the memory
+        texts = table.pop(name)
         texts = [texts[row] for row in rows]
         found = describe_column(name, texts, card)
         if isinstance(found, str):
@@ -507,7 +508,8 @@ def describe_column(name: str, texts: list[str], card: dict) -> dict | str:
     if len(choices) == 1 and known == len(texts):
         return f"always '{choices[0]}'"
 
-    numbers = cells.map({text: read_number(text, card["decimal"]) for text in choices}, "ignore")
+    numbers = {text: read_number(text, card["decimal"]) for text in choices}
+    numbers = cells.map(numbers).astype(float)
     readable, span = numbers.notna().mean(), numbers.max() - numbers.min()
     is_number = readable == 1 or (readable >= MOSTLY and len(choices) > FEW_CHOICES)
     is_whole = is_number and (numbers.dropna() % 1 == 0).all()
@@ -600,7 +602,8 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
     # a linear model wants gaps filled, numbers scaled and choices one-hot
     inputs = StandardScaler()
     if any(features[place]["nullable"] for place in quantities):
-        inputs = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), inputs)
+        filling = {"strategy": "median", "add_indicator": True, "keep_empty_features": True}
+        inputs = make_pipeline(SimpleImputer(**filling), inputs)
     cycles = (make_cycles(len(dates)), dates)
     if choices or len(dates):
         one_hot = OneHotEncoder(handle_unknown="ignore")
