@@ -18,6 +18,7 @@ import platform
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -208,28 +209,29 @@ def read_table(content: bytes) -> tuple[list[str], str, Iterator[list[str]]]:
         raise ValueError("it is empty: give a table with a header row")
     if len(header) > MAX_COLUMNS:
         raise ValueError(f"it has more than {MAX_COLUMNS:,} columns")
-    names: dict[str, None] = {}
+    names, repeats = {}, Counter()
     for place, name in enumerate(header, 1):
         name = unique = name if name.strip() else f"column {place}"
-        repeat = 2
         while unique in names:
-            unique, repeat = f"{name} ({repeat})", repeat + 1
-        names[unique] = None
+            repeats[name] += 1
+            unique = f"{name} ({repeats[name] + 1})"
+        names[unique] = place
     width = len(names)
     return list(names), separator, (row + [""] * (width - len(row)) for row in rows)
 
 
 def open_text(content: bytes) -> io.TextIOBase:
     """Open as UTF-8, UTF-16 (told by its first bytes), or what Windows writes in the west."""
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    if encoding != "utf-16" and b"\0" in content:
+    is_utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+    if b"\0" in content and not is_utf16:
         raise ValueError("it is not a text file: export the table as CSV")
+    encoding = "utf-16" if is_utf16 else "utf-8-sig"
     try:
         text = io.TextIOWrapper(io.BytesIO(content), encoding)
         while text.read(2**20):
             pass
     except UnicodeDecodeError:
-        encoding = "cp1252"
+        encoding = "utf-16" if is_utf16 else "cp1252"
     return io.TextIOWrapper(io.BytesIO(content), encoding, "replace", newline="")
 
 
@@ -274,7 +276,8 @@ def read_columns(content: bytes, path: str | None) -> Table:
                 raise ValueError(f"row {place} has {len(row)} cells, the header {len(names)}")
     except ValueError as error:
         refuse(f"'{path}' is not a table: {error}")
-    return {name: [text.strip() for text in texts] for name, texts in zip(names, zip(*cells))}
+    columns = zip(names, zip(*cells))
+    return {name: [text.strip() for text in texts] for name, texts in columns}
 
 
 # from texts to numbers, and back
@@ -662,17 +665,8 @@ def work(card: dict) -> int:
 
 def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
     """Return folds that look forward; none where the table is not in order of time."""
-    for feature, column in zip(card["features"], X.T):
-        known = column[~np.isnan(column)]
-        is_time = feature["type"] == "date" or TIME.search(feature["name"])
-        if not is_time or len(np.unique(known)) < 4 * FOLDS:
-            continue
-        steps = np.diff(known)
-        if min((steps < 0).mean(), (steps > 0).mean()) < DISORDER:
-            card["notes"].append(f"the rows are in order of time, by '{feature['name']}'")
-            order = np.argsort(column, kind="stable")
-            break
-    else:
+    order = time_order(X, card)
+    if order is None:
         return []
     folds = [(order[fit], order[test]) for fit, test in TimeSeriesSplit(FOLDS).split(X)]
     first = len(folds[0][0])
@@ -681,6 +675,19 @@ def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
         card["notes"].append("but some classes are too rare to measure it on later rows only")
         return []
     return folds
+
+
+def time_order(X: np.ndarray, card: dict) -> np.ndarray | None:
+    """Return the rows from old to new where they are in order of time, or in the reverse."""
+    for feature, column in zip(card["features"], X.T):
+        is_time = feature["type"] == "date" or TIME.search(feature["name"])
+        known = column[~np.isnan(column)]
+        if is_time and len(np.unique(known)) >= 4 * FOLDS:
+            steps = np.diff(known)
+            if min((steps < 0).mean(), (steps > 0).mean()) < DISORDER:
+                card["notes"].append(f"the rows are in order of time, by '{feature['name']}'")
+                return np.argsort(column, kind="stable")
+    return None
 
 
 def shuffled_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
@@ -724,12 +731,12 @@ def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
         started = time.perf_counter()
         try:
             clones = [clone(model).fit(X[fit], y[fit]) for fit, _ in folds]
-            answers = [getattr(each, method)(X[test]) for each, (_, test) in zip(clones, folds)]
+            tested = [getattr(each, method)(X[test]) for each, (_, test) in zip(clones, folds)]
+            answers = np.concatenate(tested)
+            scores = score(truth, answers, card)
         except (ValueError, AttributeError) as error:  # too few rows of a class, no predict_proba
             print(f"  {name:23} can't be fitted: {error}")
             continue
-        answers = np.concatenate(answers)
-        scores = score(truth, answers, card)
         text = "   ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in scores.items())
         print(f"  {name:23} {text}   ({time.perf_counter() - started:.1f} s)", flush=True)
         loss = next(iter(scores.values()))
