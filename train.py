@@ -333,6 +333,14 @@ def read_cell(text: str, feature: dict, decimal: str) -> float | None:
     return choices.index(text) if text in choices else None
 
 
+UNREADABLE = {
+    "number": "no number",
+    "date": "no date",
+    "boolean": "not true or false",
+    "category": "none of the choices",
+}
+
+
 def encode(table: Table, card: dict) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
     """Return what the model sees, float64 of shape (rows, features), and what could not be read:
     the row, the feature and a reason. There, and in a gap, is NaN.
@@ -348,7 +356,7 @@ def encode(table: Table, card: dict) -> tuple[np.ndarray, list[tuple[int, str, s
         for text in set(texts):  # each different text is read once
             values[text] = read_cell(text.strip(), feature, card["decimal"])
             if values[text] is None:
-                wrong[text] = f"is '{text.strip()[:100]}', no {feature['type']}"
+                wrong[text] = f"is '{text.strip()[:100]}', {UNREADABLE[feature['type']]}"
             elif math.isnan(values[text]) and not feature.get("nullable", True):
                 wrong[text] = "is missing"
         X[:, place] = [values[text] for text in texts]
