@@ -31,7 +31,6 @@ UNFOLDED = 21  # features in sight; of clearly more, the less important ones are
 BARS = 10  # in a chart; nobody compares more
 WHAT_IF_POINTS = 150
 WHAT_IF_CHOICES = 30  # the most frequent ones
-DAY = 86_400_000  # in milliseconds, as charts count
 MAX_FILE_MB = 50
 SHOWN_ROWS = 1_000  # of a file on the screen; the download has all
 
@@ -44,6 +43,8 @@ state = st.session_state
 def main() -> None:
     """Draw the page from top to bottom; Streamlit runs it again after each click."""
     st.set_page_config(layout="wide")
+    for key in ("page:card", "page:address", "page:result"):
+        state.setdefault(key, None)
     card = get_card()
     st.set_page_config(card["title"])
     st.title(plain(card["title"]))
@@ -65,33 +66,27 @@ def main() -> None:
 # asking the API
 
 
-def call(path: str, content: bytes | None = None, kind: str = "application/json") -> tuple:
-    """Return 200 and the answer, 422 and its details, or 0 and a sentence."""
+def call(path: str, body: dict | bytes | None = None) -> tuple:
+    """Send a row or columns, or a CSV file; return 200 and the answer, 422 and its details, or 0
+    and a sentence."""
+    kind = "text/csv" if isinstance(body, bytes) else "application/json"
+    content = json.dumps(body).encode() if isinstance(body, dict) else body
     request = Request(API_URL.rstrip("/") + path, content, {"Content-Type": kind})
     opener = build_opener(ProxyHandler({}))  # a proxy is for the world, not for this machine
     try:
         with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
             answer = response.read()
             return 200, answer if kind == "text/csv" else json.loads(answer)
-    except HTTPError as error:
-        if error.code == 422:
+    except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, HTTPError) and error.code == 422:
             return 422, json.load(error)["detail"]
-        problem = "is busy" if error.code == 503 else f"answered with error {error.code}"
-    except TimeoutError:
-        problem = f"took longer than {TIMEOUT_SECONDS} seconds"
-    except (OSError, HTTPException, ValueError):
-        problem = "is not there: it may still be starting"
-    return 0, f"The model {problem}. Please try again in a moment."
-
-
-def ask(path: str, body: dict) -> tuple:
-    return call(path, json.dumps(body).encode())
+    return 0, "The model is not there or too busy. Please try again in a moment."
 
 
 def get_card() -> dict:
     """Return the model's card; without an API the one that was seen last, or stop."""
+    seen = state["page:card"]
     status, card = call("/model")
-    seen = state.get("page:card")
     if status == 0:
         st.error(card)
         st.button("Try again", key="page:retry")
@@ -114,7 +109,7 @@ def plain(text: str) -> str:
     """Return a text so that Markdown shows it as it is."""
     # escaped or not, Streamlit makes icons of :name:, signs of ->, links of addresses: an
     # invisible word joiner keeps their parts from being one; numbers need none
-    text = re.sub(r"(?<=[!-/:-@[-`{-~])(?=[^\s\d]|\d+:)", "\u2060", text)
+    text = re.sub(r"(?<=[!-/:-@[-`{-~])(?=[^\s\d]|\d+:)|(?<=ww)(?=w)", "\u2060", text)
     return re.sub(r"([!-/:-@[-`{-~])", r"\\\1", text)
 
 
@@ -134,14 +129,7 @@ def write(value: float, scale: float = 0.0) -> str:
 
 def percent(share: float) -> str:
     """Return a share, never as a certainty."""
-    if share > 0.999:
-        return "over 99.9 %"
-    return "under 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
-
-
-def count(number: int, word: str) -> str:
-    """Return "1 row" or "1,234 rows"."""
-    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+    return f"{100 * min(max(share, 0.001), 0.999):.1f} %"
 
 
 # charts
@@ -199,7 +187,7 @@ def follow_address(card: dict) -> None:
     """Fill the form from the address if that is new: a link, Back, Forward, another model."""
     names = [feature["name"] for feature in card["features"]]
     texts = {n: st.query_params[f"_{n}"] for n in names if f"_{n}" in st.query_params}
-    if texts != state.get("page:address"):
+    if texts != state["page:address"]:
         fill(card, texts)
         state["page:address"] = texts
 
@@ -296,7 +284,7 @@ def draw_one_row(card: dict) -> None:
     elif read_form(card) != defaults_of(card) | state["page:address"]:
         words = "The form has changed: press Predict for its answer."
     else:
-        status, answer = ask("/predict", row)
+        status, answer = call("/predict", row)
         kind, words = sum_up(status, answer)
     # always in sight, on a phone too, and read out by a screen reader, as alerts are
     with st.bottom:
@@ -341,14 +329,12 @@ def draw_answer(card: dict, row: dict, answer: dict) -> None:
         st.warning(plain(f"{sentence}. How sure the model is there says nothing."))
     value, likely = say(answer)
     st.metric(plain(card["target"]), plain(value))
-    held = "a range held the truth", "of rows with a prediction of this size"
     if card["task"] == "classification":
-        held = "a list held the true label", "of the rows of each class"
         ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])[:BARS]
         bars = [{"name": f"{k}: {percent(p)}", "value": p, "label": k} for k, p in ranked]
         draw_bars(bars, "Probabilities", color_of(card), 1)
-    sure = f"in about {100 * card['uncertainty']['coverage']:.0f} %"
-    st.markdown(f"Likely **{plain(likely)}**: such {held[0]} {sure} {held[1]}.")
+    sure = f"{100 * card['uncertainty']['coverage']:.0f} %"
+    st.markdown(f"Likely **{plain(likely)}**: so said, it held the truth in about {sure} of rows.")
     for example in card["examples"]:
         if example["features"] == row:
             truth = f"{card['target']} was {spell(example['target'])}"
@@ -358,7 +344,7 @@ def draw_answer(card: dict, row: dict, answer: dict) -> None:
 def draw_why(card: dict, row: dict, answer: dict) -> None:
     """Draw how much each value adds, from the average over the table to this answer."""
     st.header("Why this answer")
-    status, why = ask("/explain", row)
+    status, why = call("/explain", row)
     if status != 200:
         st.info(why if status == 0 else "There is no explanation for these values.")
         return
@@ -385,10 +371,10 @@ def draw_why(card: dict, row: dict, answer: dict) -> None:
 # what if one value were different
 
 
-def place_of(value: Any) -> Any:
+def place_of(feature: dict, value: Any) -> Any:
     """Return where a value stands on an axis: a date at its milliseconds since 1970."""
-    if not isinstance(value, str):
-        return value
+    if feature["type"] != "date":
+        return value if feature["type"] == "number" else spell(value)
     moment = datetime.fromisoformat(value)
     return 1000 * (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
@@ -396,17 +382,15 @@ def place_of(value: Any) -> Any:
 def values_to_try(feature: dict, here: Any) -> list:
     """Return the values to ask for: along the range, or the most frequent choices."""
     if "minimum" not in feature:
-        choices, counts = feature.get("choices", [False, True]), feature["counts"]
-        least = sorted(counts)[-WHAT_IF_CHOICES:][0]
-        return [c for c, n in zip(choices, counts) if n >= least or c == here]
-    ends = [place_of(v) for v in (feature["minimum"], feature["maximum"], here) if v is not None]
-    low, high = min(ends), max(ends)
+        often = dict(zip(feature.get("choices", [False, True]), feature["counts"]))
+        most = sorted(often, key=often.get)[-WHAT_IF_CHOICES:]
+        return [choice for choice in often if choice in most or choice == here]
+    ends = [feature["minimum"], feature["maximum"], *([] if here is None else [here])]
+    places = [place_of(feature, end) for end in ends]
+    low, high = min(places), max(places)
     values = np.linspace(low, high, WHAT_IF_POINTS + 1)
     if feature["type"] == "date":
-        step = (high - low) / WHAT_IF_POINTS
-        if step > DAY:  # whole weeks, else weekdays would look like leaps in time
-            values = np.append(np.arange(low, high, 7 * DAY * math.ceil(step / DAY / 7)), high)
-        unit = "s" if "T" in feature["minimum"] + feature["maximum"] else "D"
+        unit = "s" if any("T" in end for end in ends) else "D"
         values = values.astype("datetime64[ms]").astype(f"datetime64[{unit}]").astype(str)
     elif feature["integer"]:
         values = values.round()
@@ -422,75 +406,63 @@ def draw_what_if(card: dict, row: dict) -> None:
     if status == 200 and now["sha256"] != card["sha256"]:
         st.rerun()  # all of the page: only this part of it runs when a name is chosen
     feature = next(feature for feature in card["features"] if feature["name"] == name)
-    here, counts = row[name], feature["counts"]
-    values = values_to_try(feature, here)
+    values = values_to_try(feature, row[name])
     columns = {other: [value] * len(values) for other, value in row.items()} | {name: values}
-    status, answer = ask("/predict/batch", columns)
+    status, answer = call("/predict/batch", columns)
     if status != 200:
         st.error(plain(sum_up(status, answer)[1]))
         return
-    if "minimum" in feature:
-        place = place_of
-        ends = place_of(feature["minimum"]), place_of(feature["maximum"])
-        places, heights = np.linspace(*ends, len(counts) + 1).tolist(), [*counts, 0]
-    else:
-        place = spell
-        choices = feature.get("choices", [False, True])
-        places, heights = [spell(v) for v in values], [counts[choices.index(v)] for v in values]
-    seen = [{"at": at, "value": n} for at, n in zip(places, heights)]
-    lines = {card["target"]: answer["prediction"]}
-    if card["task"] == "classification":
-        largest = sorted(answer["probabilities"].items(), key=lambda item: -max(item[1]))
-        lines = dict(largest[:BARS])
+    lines = answer.get("probabilities", {card["target"]: answer["prediction"]})
     points = []
-    for label, line in lines.items():
-        for at, value in zip(values, line):
-            points.append({"at": place(at), "value": value, "label": label})
-    dashed = [] if here is None else [{"at": place(here)}]
-    legend = {"values": list(lines), "orient": "top", "title": None, "columns": 1}
-    draw_layers(feature, [seen, points, dashed], color_of(card, legend), card)
-    words = "" if here is None else f"Dashed: {name} is {spell(here)}. "
-    st.text(f"{words}Gray: where the table has its rows.")
+    for label in sorted(lines, key=lambda label: -max(lines[label]))[:BARS]:
+        for value, height in zip(values, lines[label]):
+            points.append({"at": place_of(feature, value), "value": height, "label": label})
+    dashed, words = [], "Gray: where the table has its rows."
+    if row[name] is not None:
+        dashed = [{"at": place_of(feature, row[name])}]
+        words = f"Dashed: {name} is {spell(row[name])}. {words}"
+    draw_layers(card, feature, points, dashed)
+    st.text(words)
 
 
-def axis_of(values: list[float]) -> dict:
-    """Return Vega's axis for numbers, which it would write 1,990 and 1.5k otherwise."""
-    largest = max(abs(value) for value in values)
-    return {"axis": {"format": "~r" if largest < 10_000 else ",~r"}, "scale": {"zero": False}}
-
-
-def draw_layers(feature: dict, layers: list[list[dict]], color: dict, card: dict) -> None:
-    """Draw what was seen, the answers, and where the form is. A number or a date goes along x; a
-    category down the page, where each choice has a line to be read on."""
-    seen, points, dashed = layers
-    at: dict[str, Any] = {"field": "at", "title": feature["name"], "sort": None}
+def draw_layers(card: dict, feature: dict, points: list[dict], dashed: list[dict]) -> None:
+    """Draw what the table has, the answers, and where the form is. A number or a date goes along
+    x; a category down the page, where each choice has a line to be read on."""
+    counts, labels = feature["counts"], list(dict.fromkeys(point["label"] for point in points))
+    at = {"field": "at", "title": feature["name"], "sort": None, "type": "quantitative"}
     value = {"field": "value", "type": "quantitative", "title": card["target"]}
+    value |= {"axis": {"format": "~r"}, "scale": {"zero": False}}
     if card["task"] == "classification":
         value |= {"title": "probability", "axis": {"format": "%"}, "scale": {"domain": [0, 1]}}
-    else:
-        value |= axis_of([point["value"] for point in points])
-    along, across, height = "x", "y", 300
-    area, mark = {"type": "area", "interpolate": "step-after"}, {"type": "line"}
-    if feature["type"] == "date":
-        at |= {"type": "temporal", "scale": {"type": "utc"}, "axis": {"format": "%Y-%m-%d"}}
-    elif feature["type"] == "number":
-        at |= {"type": "quantitative"} | axis_of([point["at"] for point in points])
-        at["axis"]["tickMinStep"] = int(feature["integer"])
-        at["scale"]["nice"] = False
+    if "minimum" in feature:
+        along, across, height = "x", "y", 240 + 20 * len(labels)
+        area, mark = {"type": "area", "interpolate": "step-after"}, {"type": "line"}
+        low, high = (place_of(feature, feature[end]) for end in ("minimum", "maximum"))
+        seen = dict(zip(np.linspace(low, high, len(counts) + 1).tolist(), [*counts, 0]))
+        at |= {"axis": {"format": "~r"}, "scale": {"zero": False, "nice": False}}
+        if feature["type"] == "date":
+            at |= {"type": "temporal", "scale": {"type": "utc"}, "axis": {"format": "%Y-%m-%d"}}
+        elif feature["integer"]:
+            at["axis"]["tickMinStep"] = 1
     else:
         along, across, height = "y", "x", {"step": 24}
         area, mark = {"type": "bar"}, {"type": "circle", "size": 90, "opacity": 1}
+        tried = {point["at"] for point in points}
+        choices = map(spell, feature.get("choices", [False, True]))
+        seen = {choice: n for choice, n in zip(choices, counts) if choice in tried}
         at |= {"type": "nominal", "axis": {"labelLimit": 180, "labelOverlap": False}}
+    bars = [{"at": place, "value": n} for place, n in seen.items()]
     faint = area | {"color": "gray", "opacity": 0.2}
-    often = {"field": "value", "type": "quantitative", "axis": None}
+    often = {along: at, across: {"field": "value", "type": "quantitative", "axis": None}}
+    legend = {"values": labels, "orient": "top", "title": None, "columns": 1}
+    lines = {along: at, across: value, "color": color_of(card, legend)}
     rule = {"type": "rule", "strokeDash": [4, 4], "color": "gray"}
-    parts = [(seen, faint, {across: often}), (points, mark, {across: value, "color": color})]
-    if dashed:
-        parts.append((dashed, rule, {}))
-    spec = {"height": height, "resolve": {"scale": {across: "independent"}}, "layer": []}
-    for data, mark, encoding in parts:
-        encoding[along] = at
-        spec["layer"].append({"data": {"values": data}, "mark": mark, "encoding": encoding})
+    layers = [
+        {"data": {"values": bars}, "mark": faint, "encoding": often},
+        {"data": {"values": points}, "mark": mark, "encoding": lines},
+        {"data": {"values": dashed}, "mark": rule, "encoding": {along: at}},
+    ]
+    spec = {"height": height, "resolve": {"scale": {across: "independent"}}, "layer": layers}
     draw_chart(spec, f"How the answer changes with {feature['name']}")
 
 
@@ -507,9 +479,9 @@ def draw_many_rows(card: dict) -> None:
     template = {"file_name": "template.csv", "key": "page:template", "on_click": "ignore"}
     st.download_button("Download a template", rows.to_csv(index=False, **comma), **template)
     file = st.file_uploader("Your file", "csv", max_upload_size=MAX_FILE_MB, key="page:file")
-    if file is not None and file.file_id != (state.get("page:result") or [None])[0]:
+    if file is not None and (not state["page:result"] or file.file_id != state["page:result"][0]):
         predict_file(file, card)
-    if state.get("page:result"):
+    if state["page:result"]:
         _, status, result = state["page:result"]
         if status == 200:
             draw_result(result, card)
@@ -520,7 +492,7 @@ def draw_many_rows(card: dict) -> None:
 def predict_file(file: Any, card: dict) -> None:
     """Send an upload to the API, keep what comes back, and let go of the upload."""
     with st.spinner("Predicting", show_time=True):
-        status, answer = call("/predict/csv", file.getvalue(), "text/csv")
+        status, answer = call("/predict/csv", file.getvalue())
         if status == 0:  # the upload is kept, and with it what came of the one before
             st.error(answer)
             st.button("Try again", key="page:retry-file")
@@ -535,57 +507,49 @@ def predict_file(file: Any, card: dict) -> None:
 def read_result(content: bytes, card: dict) -> dict:
     """Return what is shown of the API's CSV file, and all of it packed."""
     separator = re.search(rb"(.)problem( \(model\))?\n", content)[1].decode()
-    how = {"sep": separator, "dtype": str, "keep_default_na": False, "lineterminator": "\n"}
+    how: dict[str, Any] = {"sep": separator, "lineterminator": "\n", "decimal": card["decimal"]}
+    names = list(pd.read_csv(io.BytesIO(content), nrows=0, **how))
+    # what the API added, and the numbers among it; all else stays a text
+    added = names[-5:]
+    numbers = added[:3]
+    if card["task"] == "classification":
+        added = names[-len(card["classes"]) - 4 :]
+        numbers = added[1:-3]
+    how["dtype"] = {name: str for name in names if name not in numbers}
+    how |= {"keep_default_na": False, "na_values": {name: [""] for name in numbers}}
     first = pd.read_csv(io.BytesIO(content), nrows=SHOWN_ROWS, **how)
-    names, classes = list(first.columns), card.get("classes", [])
-    added = names[-len(classes) - 4 :] if classes else names[-5:]
-    ends = pd.read_csv(io.BytesIO(content), usecols=[added[0], added[-1]], **how)
-    ends.index += 1
-    problems = ends[added[-1]][ends[added[-1]] != ""]
-    predictions = ends[added[0]].drop(problems.index)
-    # the answer comes first, its numbers as the page writes them
-    first = first[[*added, *names[: -len(added)]]]
-    if classes:
-        written = to_numbers(first[added[1:-3]], card).map(percent, "ignore")
-        summary = predictions.value_counts()
-    else:
-        numbers = to_numbers(first[added[:3]], card)
-        scale = (numbers[added[2]] - numbers[added[1]]).median()
-        written = numbers.map(lambda number: write(number, scale), "ignore")
-        summary = to_numbers(predictions.to_frame(), card)[added[0]].agg(["mean", "min", "max"])
-    first[written.columns] = written.fillna("")
+    ends = pd.read_csv(io.BytesIO(content), usecols=[added[0], added[-1]], **how)[
+        added[:1] + added[-1:]
+    ]
+    ends.columns, ends.index = ["prediction", "problem"], ends.index + 1
+    is_good = ends["problem"] == ""
     return {
-        "rows": len(ends),
-        "problems": problems,
-        "summary": summary,
-        "first": first,
+        "first": first[[*added, *names[: -len(added)]]],
+        "predictions": ends["prediction"][is_good],
+        "problems": ends["problem"][~is_good],
         "packed": gzip.compress(content, 1),
     }
 
 
-def to_numbers(cells: pd.DataFrame, card: dict) -> pd.DataFrame:
-    """Return cells that the API wrote as numbers, an empty one as NaN."""
-    return cells.apply(lambda column: pd.to_numeric(column.str.replace(card["decimal"], ".")))
-
-
 def draw_result(result: dict, card: dict) -> None:
     """Draw the summary, the first rows, and what can't be predicted and why."""
-    problems, summary = result["problems"], result["summary"]
-    good = result["rows"] - len(problems)
-    st.header(f"{good:,} of {count(result['rows'], 'row')} predicted")
+    problems, predictions = result["problems"], result["predictions"]
+    good, rows = len(predictions), len(predictions) + len(problems)
+    st.header(f"{good:,} of {rows:,} rows predicted")
     if good and card["task"] == "classification":
         bars = []
-        for label, n in summary.head(BARS).items():
-            name = f"{label}: {count(n, 'row')}, {100 * n / good:.1f} %"
-            bars.append({"name": name, "value": n, "label": label})
+        for label, n in predictions.value_counts().head(BARS).items():
+            words = f"{label}: {n:,}, {100 * n / good:.1f} %"
+            bars.append({"name": words, "value": n, "label": label})
         draw_bars(bars, "Predictions", color_of(card), good)
     elif good:
-        mean, low, high = (write(value, summary["max"] - summary["min"]) for value in summary)
+        numbers = predictions.agg(["mean", "min", "max"])
+        mean, low, high = (write(n, numbers["max"] - numbers["min"]) for n in numbers)
         st.text(f"{card['target']}: {mean} on average, from {low} to {high}.")
     if len(problems):
-        words = f"{count(len(problems), 'row')} can't be predicted: see below. The first is row"
-        st.warning(plain(f"{words} {problems.index[0]}: {problems.iloc[0]}."))
-    if result["rows"] > SHOWN_ROWS:
+        first = f"row {problems.index[0]}: {problems.iloc[0]}"
+        st.warning(plain(f"{len(problems):,} can't be predicted, see below. The first is {first}."))
+    if rows > SHOWN_ROWS:
         st.text(f"Only the first {SHOWN_ROWS:,} rows are shown; the download has all.")
     st.dataframe(result["first"], hide_index=True)
     download = {"file_name": "predictions.csv", "key": "page:result-csv", "on_click": "ignore"}
@@ -599,26 +563,16 @@ def draw_result(result: dict, card: dict) -> None:
 
 
 def draw_about(card: dict) -> None:
-    score, base = card["metrics"], card["baseline"]
     st.text(
-        f"It is a {card['estimator']} that predicts {card['target']} from "
-        f"{count(len(card['features']), 'feature')}, trained on {count(card['rows'], 'row')}."
+        f"It is a {card['estimator']} that predicts {card['target']}, trained on "
+        f"{card['rows']:,} rows."
     )
-    if card["task"] == "classification":
-        right, guess = f"{100 * score['accuracy']:.0f}", f"{100 * base['accuracy']:.0f}"
-        st.markdown(
-            f"Of 100 rows it has not seen, it is right in about **{right}**; always naming the "
-            f"most frequent label is right in {guess}."
-        )
-    else:
-        error, guess = (write(each["mean_absolute_error"]) for each in (score, base))
-        st.markdown(
-            f"On rows it has not seen it is off by **{error}** on average; always naming the mean "
-            f"is off by {guess}."
-        )
     for note in card["notes"]:
         st.warning(plain(f"{note}."))
-    scores = pd.DataFrame({"model": score, "dummy": base}).map(write)
+    dummy = "always the mean"
+    if card["task"] == "classification":
+        dummy = "always the most frequent label"
+    scores = pd.DataFrame({"model": card["metrics"], dummy: card["baseline"]}).map(write)
     st.table(scores.rename(lambda key: key.replace("_", " ")))
     st.text(
         f"Measured on {card['measured']}: with models like the one that is served, on rows that "
@@ -631,24 +585,13 @@ def draw_about(card: dict) -> None:
         bars.append({"name": f"{name}: {100 * gain / total:.0f} %", "value": gain})
     draw_bars(bars, "Importance", {"value": "#767676"})
     st.header("What it was trained on")
-    draw_data(card)
-
-
-def draw_data(card: dict) -> None:
-    """Draw what the model was trained on, and what was left out."""
-    rows = []
-    for f in card["features"]:
-        values = ", ".join(f.get("choices", ["false", "true"]))
-        if "minimum" in f:
-            values = f"{spell(f['minimum'])} to {spell(f['maximum'])}"
-        rows.append([f["name"], f["type"], values, "yes" if f["nullable"] else "no"])
-    columns = ["feature", "type", "values", "may be unknown"]
-    st.dataframe(pd.DataFrame(rows, columns=columns), hide_index=True)
+    columns = ["name", "type", "nullable", "minimum", "maximum", "choices"]
+    features = pd.DataFrame(card["features"], columns=columns)
+    features[columns[3:5]] = features[columns[3:5]].map(spell, "ignore")
+    st.dataframe(features, hide_index=True)
     for entry in card["dropped"]:
-        what = entry.get("column") or count(entry["rows"], "row")
-        if "cells" in entry:
-            what += f", {count(entry['cells'], 'cell')}"
-        st.markdown(plain(f"left out: {what} ({entry['reason']})"))
+        what = [f"{key} {value}" for key, value in entry.items() if key != "reason"]
+        st.text(f"left out: {', '.join(what)} ({entry['reason']})")
     versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
     st.text(f"Trained with {versions}. SHA-256 of the file: {card['sha256']}")
 
@@ -665,7 +608,7 @@ def draw_programmers(card: dict) -> None:
     curl = f"curl {url} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
     st.code(curl, None, wrap_lines=True)
     if row:
-        answer = json.dumps(ask("/predict", row)[1], indent=2, ensure_ascii=False)
+        answer = json.dumps(call("/predict", row)[1], indent=2, ensure_ascii=False)
         st.code(answer, None, wrap_lines=True)
 
 
