@@ -34,9 +34,11 @@ WHAT_IF_CHOICES = 30  # the most frequent ones
 MAX_FILE_MB = 50
 SHOWN_ROWS = 1_000  # of a file on the screen; the download has all
 
+GONE = "The model is not there or too busy. Please try again in a moment."
+
 # what is kept of one visitor: what each field holds, a text, under "_" and the feature's name;
 # "page:card", the last one seen; "page:address", what the address asked for when it was read;
-# "page:result", of the last file: its id, the API's status, and what read_result() makes of it
+# "page:result", what came of the last file: its id, a problem or "", and what read_result() returns
 state = st.session_state
 
 
@@ -66,9 +68,8 @@ def main() -> None:
 # asking the API
 
 
-def call(path: str, body: dict | bytes | None = None) -> tuple:
-    """Send a row or columns, or a CSV file; return 200 and the answer, 422 and its details, or 0
-    and a sentence."""
+def call(path: str, body: dict | bytes | None = None) -> tuple[Any, str]:
+    """Send a row or columns, or a CSV file; return the answer and "", or None and a problem."""
     kind = "text/csv" if isinstance(body, bytes) else "application/json"
     content = json.dumps(body).encode() if isinstance(body, dict) else body
     request = Request(API_URL.rstrip("/") + path, content, {"Content-Type": kind})
@@ -76,19 +77,22 @@ def call(path: str, body: dict | bytes | None = None) -> tuple:
     try:
         with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
             answer = response.read()
-            return 200, answer if kind == "text/csv" else json.loads(answer)
+        return answer if kind == "text/csv" else json.loads(answer), ""
     except (OSError, HTTPException, ValueError) as error:
-        if isinstance(error, HTTPError) and error.code == 422:
-            return 422, json.load(error)["detail"]
-    return 0, "The model is not there or too busy. Please try again in a moment."
+        if not isinstance(error, HTTPError) or error.code != 422:
+            return None, GONE
+        reasons = []
+        for entry in json.load(error)["detail"]:
+            reasons.append(": ".join(map(str, [*entry["loc"][1:], entry["msg"]])))
+        return None, f"{'. '.join(reasons)}."
 
 
 def get_card() -> dict:
     """Return the model's card; without an API the one that was seen last, or stop."""
     seen = state["page:card"]
-    status, card = call("/model")
-    if status == 0:
-        st.error(card)
+    card, problem = call("/model")
+    if problem:
+        st.error(problem)
         st.button("Try again", key="page:retry")
         if seen is None:
             st.stop()
@@ -278,34 +282,31 @@ def draw_one_row(card: dict) -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
         draw_form(card)
-    row, status, kind = read_row(card), 0, st.info
+    row, answer, kind = read_row(card), None, st.info
     if not row:
         words = "Fill in what you know and press Predict."
     elif read_form(card) != defaults_of(card) | state["page:address"]:
         words = "The form has changed: press Predict for its answer."
     else:
-        status, answer = call("/predict", row)
-        kind, words = sum_up(status, answer)
+        answer, words = call("/predict", row)
+        kind = st.error
+    if answer is not None:
+        kind, words = sum_up(answer)
     # always in sight, on a phone too, and read out by a screen reader, as alerts are
     with st.bottom:
         button, sentence = st.columns([1, 4], vertical_alignment="center", wrap=False)
         button.button("Predict", type="primary", key="page:predict", on_click=press, args=[card])
         with sentence:
             kind(plain(words))
-    if status == 200:
+    if answer is not None:
         with right:
             draw_answer(card, row, answer)
             draw_why(card, row, answer)
         draw_what_if(card, row)
 
 
-def sum_up(status: int, answer: Any) -> tuple[Callable, str]:
+def sum_up(answer: dict) -> tuple[Callable, str]:
     """Return the answer in a sentence, and the kind of alert to draw it with."""
-    if status == 0:
-        return st.error, answer
-    if status == 422:
-        reasons = [": ".join([*entry["loc"][1:], entry["msg"]]) for entry in answer]
-        return st.error, f"{'. '.join(reasons)}."
     value, likely = say(answer)
     words = f"{value}, likely {likely}"
     if "probabilities" in answer:
@@ -344,9 +345,9 @@ def draw_answer(card: dict, row: dict, answer: dict) -> None:
 def draw_why(card: dict, row: dict, answer: dict) -> None:
     """Draw how much each value adds, from the average over the table to this answer."""
     st.header("Why this answer")
-    status, why = call("/explain", row)
-    if status != 200:
-        st.info(why if status == 0 else "There is no explanation for these values.")
+    why, problem = call("/explain", row)
+    if problem:
+        st.info(plain(problem))
         return
     what, factor, scale, unit = f"probability of {why['prediction']}", 100, 10, " %"
     if card["task"] == "regression":
@@ -402,15 +403,15 @@ def draw_what_if(card: dict, row: dict) -> None:
     """Draw how the answer changes with one feature, over a faint histogram of the table."""
     st.header("What if one value were different?")
     name = st.selectbox("Vary", list(card["importance"]), 0, key="page:what-if")
-    status, now = call("/model")
-    if status == 200 and now["sha256"] != card["sha256"]:
+    now, problem = call("/model")
+    if not problem and now["sha256"] != card["sha256"]:
         st.rerun()  # all of the page: only this part of it runs when a name is chosen
     feature = next(feature for feature in card["features"] if feature["name"] == name)
     values = values_to_try(feature, row[name])
     columns = {other: [value] * len(values) for other, value in row.items()} | {name: values}
-    status, answer = call("/predict/batch", columns)
-    if status != 200:
-        st.error(plain(sum_up(status, answer)[1]))
+    answer, problem = call("/predict/batch", columns)
+    if problem:
+        st.error(plain(problem))
         return
     lines = answer.get("probabilities", {card["target"]: answer["prediction"]})
     points = []
@@ -482,23 +483,23 @@ def draw_many_rows(card: dict) -> None:
     if file is not None and (not state["page:result"] or file.file_id != state["page:result"][0]):
         predict_file(file, card)
     if state["page:result"]:
-        _, status, result = state["page:result"]
-        if status == 200:
-            draw_result(result, card)
+        _, problem, result = state["page:result"]
+        if problem:
+            st.error(plain(problem))
         else:
-            st.error(plain(result))
+            draw_result(result, card)
 
 
 def predict_file(file: Any, card: dict) -> None:
     """Send an upload to the API, keep what comes back, and let go of the upload."""
     with st.spinner("Predicting", show_time=True):
-        status, answer = call("/predict/csv", file.getvalue())
-        if status == 0:  # the upload is kept, and with it what came of the one before
-            st.error(answer)
-            st.button("Try again", key="page:retry-file")
-            return
-        result = read_result(answer, card) if status == 200 else sum_up(status, answer)[1]
-    state["page:result"] = file.file_id, status, result
+        content, problem = call("/predict/csv", file.getvalue())
+        result = None if problem else read_result(content, card)
+    if problem == GONE:  # the upload is kept, and with it what came of the one before
+        st.error(problem)
+        st.button("Try again", key="page:retry-file")
+        return
+    state["page:result"] = file.file_id, problem, result
     # note: Streamlit would keep the upload until some session ends
     run = get_script_run_ctx()
     run.uploaded_file_mgr.remove_file(run.session_id, file.file_id)
@@ -517,25 +518,25 @@ def read_result(content: bytes, card: dict) -> dict:
         numbers = added[1:-3]
     how["dtype"] = {name: str for name in names if name not in numbers}
     how |= {"keep_default_na": False, "na_values": {name: [""] for name in numbers}}
-    first = pd.read_csv(io.BytesIO(content), nrows=SHOWN_ROWS, **how)
-    ends = pd.read_csv(io.BytesIO(content), usecols=[added[0], added[-1]], **how)[
-        added[:1] + added[-1:]
-    ]
-    ends.columns, ends.index = ["prediction", "problem"], ends.index + 1
-    is_good = ends["problem"] == ""
+    table = pd.read_csv(io.BytesIO(content), **how)
+    table.index = pd.RangeIndex(1, len(table) + 1, name="row")
+    table = table[[*added, *names[: -len(added)]]]
+    # what can't be predicted comes first
+    table = table.sort_values(added[-1], ascending=False, kind="stable")
+    problems = table[added[-1]][table[added[-1]] != ""]
     return {
-        "first": first[[*added, *names[: -len(added)]]],
-        "predictions": ends["prediction"][is_good],
-        "problems": ends["problem"][~is_good],
+        "table": table.head(SHOWN_ROWS),
+        "problems": len(problems),
+        "predictions": table[added[0]].drop(problems.index),
         "packed": gzip.compress(content, 1),
     }
 
 
 def draw_result(result: dict, card: dict) -> None:
     """Draw the summary, the first rows, and what can't be predicted and why."""
-    problems, predictions = result["problems"], result["predictions"]
-    good, rows = len(predictions), len(predictions) + len(problems)
-    st.header(f"{good:,} of {rows:,} rows predicted")
+    predictions, problems = result["predictions"], result["problems"]
+    good = len(predictions)
+    st.header(f"{good:,} of {good + problems:,} rows predicted")
     if good and card["task"] == "classification":
         bars = []
         for label, n in predictions.value_counts().head(BARS).items():
@@ -546,17 +547,13 @@ def draw_result(result: dict, card: dict) -> None:
         numbers = predictions.agg(["mean", "min", "max"])
         mean, low, high = (write(n, numbers["max"] - numbers["min"]) for n in numbers)
         st.text(f"{card['target']}: {mean} on average, from {low} to {high}.")
-    if len(problems):
-        first = f"row {problems.index[0]}: {problems.iloc[0]}"
-        st.warning(plain(f"{len(problems):,} can't be predicted, see below. The first is {first}."))
-    if rows > SHOWN_ROWS:
-        st.text(f"Only the first {SHOWN_ROWS:,} rows are shown; the download has all.")
-    st.dataframe(result["first"], hide_index=True)
+    if problems:
+        st.warning(f"{problems:,} can't be predicted: they stand first, each with its problem.")
+    if good + problems > SHOWN_ROWS:
+        st.text(f"Only {SHOWN_ROWS:,} rows are shown; the download has all.")
+    st.dataframe(result["table"])
     download = {"file_name": "predictions.csv", "key": "page:result-csv", "on_click": "ignore"}
     st.download_button("Download the result", lambda: gzip.decompress(result["packed"]), **download)
-    if len(problems):
-        shown = problems.head(SHOWN_ROWS).rename_axis("row").rename("problem").reset_index()
-        st.dataframe(shown, hide_index=True)
 
 
 # what the model is
@@ -608,8 +605,9 @@ def draw_programmers(card: dict) -> None:
     curl = f"curl {url} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
     st.code(curl, None, wrap_lines=True)
     if row:
-        answer = json.dumps(call("/predict", row)[1], indent=2, ensure_ascii=False)
-        st.code(answer, None, wrap_lines=True)
+        answer, problem = call("/predict", row)
+        words = problem or json.dumps(answer, indent=2, ensure_ascii=False)
+        st.code(words, None, wrap_lines=True)
 
 
 main()
