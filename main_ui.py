@@ -10,9 +10,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
@@ -44,11 +42,10 @@ state = st.session_state
 
 def main() -> None:
     """Draw the page from top to bottom; Streamlit runs it again after each click."""
-    st.set_page_config(layout="wide")
     for key in ("page:card", "page:address", "page:result"):
         state.setdefault(key, None)
     card = get_card()
-    st.set_page_config(card["title"])
+    st.set_page_config(card["title"], layout="wide")
     st.title(plain(card["title"]))
     st.text(card["description"])
     follow_address(card)
@@ -181,37 +178,30 @@ def read_form(card: dict) -> dict[str, str]:
     return {f["name"]: state[f"_{f['name']}"] or "" for f in card["features"]}
 
 
-def fill(card: dict, texts: dict[str, str]) -> None:
-    """Put texts into the fields, the defaults where there is none."""
-    for name, text in (defaults_of(card) | texts).items():
-        state[f"_{name}"] = text or None
-
-
 def follow_address(card: dict) -> None:
-    """Fill the form from the address if that is new: a link, Back, Forward, another model."""
-    names = [feature["name"] for feature in card["features"]]
-    texts = {n: st.query_params[f"_{n}"] for n in names if f"_{n}" in st.query_params}
+    """Fill the form from the address if that is new: a link, Back, a press, another model."""
+    defaults = defaults_of(card)
+    texts = {n: st.query_params[f"_{n}"] for n in defaults if f"_{n}" in st.query_params}
     if texts != state["page:address"]:
-        fill(card, texts)
         state["page:address"] = texts
+        for name, text in (defaults | texts).items():
+            state[f"_{name}"] = text or None
 
 
-def press(card: dict) -> None:
-    """Ask for what the form holds: one step in the browser's history, one address."""
-    form, defaults = read_form(card), defaults_of(card)
-    texts = {name: text for name, text in form.items() if text != defaults[name]}
-    if not texts:  # all are defaults: one of them makes it a link to an answer
-        texts = dict(list(form.items())[:1])
-    st.query_params.from_dict({f"_{name}": text for name, text in texts.items()})
-    state["page:address"] = texts
+def press(card: dict, texts: dict[str, str] | None = None) -> None:
+    """Ask for texts, or what the form holds: one step in the browser's history, one address."""
+    texts, defaults = texts or read_form(card), defaults_of(card)
+    changed = {f"_{name}": text for name, text in texts.items() if text != defaults[name]}
+    # if all are defaults, one of them makes it a link to an answer
+    first = next(iter(texts))
+    st.query_params.from_dict(changed or {f"_{first}": texts[first]})
 
 
 def press_example(card: dict) -> None:
     chosen, state["page:try"] = state["page:try"], None  # none stays marked beside other values
     if chosen is not None:
         example = card["examples"][chosen]["features"]
-        fill(card, {name: spell(value) for name, value in example.items()})
-        press(card)
+        press(card, {name: spell(value) for name, value in example.items()})
 
 
 def read_row(card: dict) -> dict[str, Any]:
@@ -291,7 +281,10 @@ def draw_one_row(card: dict) -> None:
         answer, words = call("/predict", row)
         kind = st.error
     if answer is not None:
-        kind, words = sum_up(answer)
+        value, sure, _ = say(answer)
+        kind, words = st.success, f"{value}, {sure}"
+        if answer["warnings"]:
+            kind, words = st.warning, f"Not to be trusted, as {answer['warnings'][0]}: {words}"
     # always in sight, on a phone too, and read out by a screen reader, as alerts are
     with st.bottom:
         button, sentence = st.columns([1, 4], vertical_alignment="center", wrap=False)
@@ -305,30 +298,24 @@ def draw_one_row(card: dict) -> None:
         draw_what_if(card, row)
 
 
-def sum_up(answer: dict) -> tuple[Callable, str]:
-    """Return the answer in a sentence, and the kind of alert to draw it with."""
-    value, likely = say(answer)
-    words = f"{value}, likely {likely}"
+def say(answer: dict) -> tuple[str, str, str]:
+    """Return the prediction in words, how sure it is, and what else is likely."""
+    value = answer["prediction"]
     if "probabilities" in answer:
-        words = f"{value}, {percent(answer['probabilities'][value])} probable"
-    if answer["warnings"]:
-        return st.warning, f"Not to be trusted, as {answer['warnings'][0]}: {words}"
-    return st.success, words
-
-
-def say(answer: dict) -> tuple[str, str]:
-    """Return the prediction and what is likely, in words."""
-    if "probabilities" in answer:
-        return answer["prediction"], " or ".join(answer["likely"])
+        return (
+            value,
+            f"{percent(answer['probabilities'][value])} probable",
+            " or ".join(answer["likely"]),
+        )
     low, high = answer["interval"]
-    value, start, end = (write(v, high - low) for v in (answer["prediction"], low, high))
-    return value, f"{start} to {end}"
+    likely = f"{write(low, high - low)} to {write(high, high - low)}"
+    return write(value, high - low), f"likely {likely}", likely
 
 
 def draw_answer(card: dict, row: dict, answer: dict) -> None:
     for sentence in answer["warnings"]:
         st.warning(plain(f"{sentence}. How sure the model is there says nothing."))
-    value, likely = say(answer)
+    value, _, likely = say(answer)
     st.metric(plain(card["target"]), plain(value))
     if card["task"] == "classification":
         ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])[:BARS]
@@ -374,28 +361,30 @@ def draw_why(card: dict, row: dict, answer: dict) -> None:
 
 def place_of(feature: dict, value: Any) -> Any:
     """Return where a value stands on an axis: a date at its milliseconds since 1970."""
-    if feature["type"] != "date":
-        return value if feature["type"] == "number" else spell(value)
-    moment = datetime.fromisoformat(value)
-    return 1000 * (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if feature["type"] == "date":
+        return 1000 * pd.to_datetime(value, utc=True).timestamp()
+    return value if feature["type"] == "number" else spell(value)
 
 
-def values_to_try(feature: dict, here: Any) -> list:
-    """Return the values to ask for: along the range, or the most frequent choices."""
+def values_to_try(feature: dict, here: Any) -> tuple[list, dict]:
+    """Return the values to ask for, and at which places the table has how many rows."""
     if "minimum" not in feature:
         often = dict(zip(feature.get("choices", [False, True]), feature["counts"]))
-        most = sorted(often, key=often.get)[-WHAT_IF_CHOICES:]
-        return [choice for choice in often if choice in most or choice == here]
-    ends = [feature["minimum"], feature["maximum"], *([] if here is None else [here])]
-    places = [place_of(feature, end) for end in ends]
-    low, high = min(places), max(places)
+        kept = [*sorted(often, key=often.get)[-WHAT_IF_CHOICES:], here]
+        values = [choice for choice in often if choice in kept]
+        return values, {spell(choice): often[choice] for choice in values}
+    low, high = (place_of(feature, feature[end]) for end in ("minimum", "maximum"))
+    edges = np.linspace(low, high, len(feature["counts"]) + 1).tolist()
+    seen = dict(zip(edges, [*feature["counts"], 0]))
+    if here is not None:
+        low, high = min(low, place_of(feature, here)), max(high, place_of(feature, here))
     values = np.linspace(low, high, WHAT_IF_POINTS + 1)
     if feature["type"] == "date":
-        unit = "s" if any("T" in end for end in ends) else "D"
+        unit = "s" if "T" in feature["minimum"] + feature["maximum"] else "D"
         values = values.astype("datetime64[ms]").astype(f"datetime64[{unit}]").astype(str)
     elif feature["integer"]:
         values = values.round()
-    return np.unique(values).tolist()
+    return np.unique(values).tolist(), seen
 
 
 @st.fragment
@@ -407,7 +396,7 @@ def draw_what_if(card: dict, row: dict) -> None:
     if not problem and now["sha256"] != card["sha256"]:
         st.rerun()  # all of the page: only this part of it runs when a name is chosen
     feature = next(feature for feature in card["features"] if feature["name"] == name)
-    values = values_to_try(feature, row[name])
+    values, seen = values_to_try(feature, row[name])
     columns = {other: [value] * len(values) for other, value in row.items()} | {name: values}
     answer, problem = call("/predict/batch", columns)
     if problem:
@@ -422,48 +411,43 @@ def draw_what_if(card: dict, row: dict) -> None:
     if row[name] is not None:
         dashed = [{"at": place_of(feature, row[name])}]
         words = f"Dashed: {name} is {spell(row[name])}. {words}"
-    draw_layers(card, feature, points, dashed)
+    seen = [{"at": place, "value": n} for place, n in seen.items()]
+    draw_layers(card, feature, [seen, points, dashed])
     st.text(words)
 
 
-def draw_layers(card: dict, feature: dict, points: list[dict], dashed: list[dict]) -> None:
+def draw_layers(card: dict, feature: dict, data: list[list[dict]]) -> None:
     """Draw what the table has, the answers, and where the form is. A number or a date goes along
     x; a category down the page, where each choice has a line to be read on."""
-    counts, labels = feature["counts"], list(dict.fromkeys(point["label"] for point in points))
-    at = {"field": "at", "title": feature["name"], "sort": None, "type": "quantitative"}
+    labels = list(dict.fromkeys(point["label"] for point in data[1]))
+    at = {"field": "at", "title": feature["name"], "sort": None}
     value = {"field": "value", "type": "quantitative", "title": card["target"]}
     value |= {"axis": {"format": "~r"}, "scale": {"zero": False}}
     if card["task"] == "classification":
         value |= {"title": "probability", "axis": {"format": "%"}, "scale": {"domain": [0, 1]}}
-    if "minimum" in feature:
-        along, across, height = "x", "y", 240 + 20 * len(labels)
-        area, mark = {"type": "area", "interpolate": "step-after"}, {"type": "line"}
-        low, high = (place_of(feature, feature[end]) for end in ("minimum", "maximum"))
-        seen = dict(zip(np.linspace(low, high, len(counts) + 1).tolist(), [*counts, 0]))
-        at |= {"axis": {"format": "~r"}, "scale": {"zero": False, "nice": False}}
-        if feature["type"] == "date":
-            at |= {"type": "temporal", "scale": {"type": "utc"}, "axis": {"format": "%Y-%m-%d"}}
-        elif feature["integer"]:
-            at["axis"]["tickMinStep"] = 1
+    along, across, height = "x", "y", 240 + 20 * len(labels)
+    area, mark = {"type": "area", "interpolate": "step-after"}, {"type": "line"}
+    if feature["type"] == "date":
+        at |= {"type": "temporal", "scale": {"type": "utc"}, "axis": {"format": "%Y-%m-%d"}}
+    elif feature["type"] == "number":
+        at |= {"type": "quantitative", "scale": {"zero": False, "nice": False}}
+        at["axis"] = {"format": "~r", "tickMinStep": int(feature["integer"])}
     else:
         along, across, height = "y", "x", {"step": 24}
         area, mark = {"type": "bar"}, {"type": "circle", "size": 90, "opacity": 1}
-        tried = {point["at"] for point in points}
-        choices = map(spell, feature.get("choices", [False, True]))
-        seen = {choice: n for choice, n in zip(choices, counts) if choice in tried}
         at |= {"type": "nominal", "axis": {"labelLimit": 180, "labelOverlap": False}}
-    bars = [{"at": place, "value": n} for place, n in seen.items()]
-    faint = area | {"color": "gray", "opacity": 0.2}
-    often = {along: at, across: {"field": "value", "type": "quantitative", "axis": None}}
     legend = {"values": labels, "orient": "top", "title": None, "columns": 1}
-    lines = {along: at, across: value, "color": color_of(card, legend)}
+    rows = {"field": "value", "type": "quantitative", "axis": None}
     rule = {"type": "rule", "strokeDash": [4, 4], "color": "gray"}
     layers = [
-        {"data": {"values": bars}, "mark": faint, "encoding": often},
-        {"data": {"values": points}, "mark": mark, "encoding": lines},
-        {"data": {"values": dashed}, "mark": rule, "encoding": {along: at}},
+        (area | {"color": "gray", "opacity": 0.2}, {across: rows}),
+        (mark, {across: value, "color": color_of(card, legend)}),
+        (rule, {}),
     ]
-    spec = {"height": height, "resolve": {"scale": {across: "independent"}}, "layer": layers}
+    spec = {"height": height, "resolve": {"scale": {across: "independent"}}, "layer": []}
+    for values, (mark, encoding) in zip(data, layers):
+        layer = {"data": {"values": values}, "mark": mark, "encoding": {along: at} | encoding}
+        spec["layer"].append(layer)
     draw_chart(spec, f"How the answer changes with {feature['name']}")
 
 
@@ -508,19 +492,18 @@ def predict_file(file: Any, card: dict) -> None:
 def read_result(content: bytes, card: dict) -> dict:
     """Return what is shown of the API's CSV file, and all of it packed."""
     separator = re.search(rb"(.)problem( \(model\))?\n", content)[1].decode()
-    how: dict[str, Any] = {"sep": separator, "lineterminator": "\n", "decimal": card["decimal"]}
-    names = list(pd.read_csv(io.BytesIO(content), nrows=0, **how))
-    # what the API added, and the numbers among it; all else stays a text
-    added = names[-5:]
-    numbers = added[:3]
-    if card["task"] == "classification":
-        added = names[-len(card["classes"]) - 4 :]
-        numbers = added[1:-3]
-    how["dtype"] = {name: str for name in names if name not in numbers}
-    how |= {"keep_default_na": False, "na_values": {name: [""] for name in numbers}}
+    how = {"sep": separator, "lineterminator": "\n", "dtype": str, "keep_default_na": False}
     table = pd.read_csv(io.BytesIO(content), **how)
     table.index = pd.RangeIndex(1, len(table) + 1, name="row")
-    table = table[[*added, *names[: -len(added)]]]
+    # what the API added, the numbers among it as numbers
+    added = list(table)[-5:]
+    numbers = added[:3]
+    if card["task"] == "classification":
+        added = list(table)[-len(card["classes"]) - 4 :]
+        numbers = added[1:-3]
+    for name in numbers:
+        table[name] = pd.to_numeric(table[name].str.replace(card["decimal"], "."))
+    table = table[[*added, *table.columns.drop(added)]]
     # what can't be predicted comes first
     table = table.sort_values(added[-1], ascending=False, kind="stable")
     problems = table[added[-1]][table[added[-1]] != ""]
@@ -560,21 +543,18 @@ def draw_result(result: dict, card: dict) -> None:
 
 
 def draw_about(card: dict) -> None:
-    st.text(
-        f"It is a {card['estimator']} that predicts {card['target']}, trained on "
-        f"{card['rows']:,} rows."
-    )
-    for note in card["notes"]:
-        st.warning(plain(f"{note}."))
     dummy = "always the mean"
     if card["task"] == "classification":
         dummy = "always the most frequent label"
+    st.text(
+        f"It is a {card['estimator']} that predicts {card['target']}, trained on "
+        f"{card['rows']:,} rows. How good it is was measured on {card['measured']}, with models "
+        "like the one that is served, on rows that these had not seen."
+    )
     scores = pd.DataFrame({"model": card["metrics"], dummy: card["baseline"]}).map(write)
     st.table(scores.rename(lambda key: key.replace("_", " ")))
-    st.text(
-        f"Measured on {card['measured']}: with models like the one that is served, on rows that "
-        "these had not seen. So are the ranges and lists that are called likely."
-    )
+    for note in card["notes"]:
+        st.warning(plain(f"{note}."))
     st.header("What matters most")
     gains = {name: max(0.0, gain) for name, gain in card["importance"].items()}
     total, bars = sum(gains.values()) or 1, []
