@@ -86,21 +86,20 @@ def call(path: str, body: dict | bytes | None = None) -> tuple[Any, str]:
 
 def get_card() -> dict:
     """Return the model's card; without an API the one that was seen last, or stop."""
-    seen = state["page:card"]
     card, problem = call("/model")
+    seen = state["page:card"] or card
     if problem:
         st.error(problem)
         st.button("Try again", key="page:retry")
         if seen is None:
             st.stop()
-        return seen
-    if seen is not None and seen["sha256"] != card["sha256"]:
+    elif card["sha256"] != seen["sha256"]:
         # what was filled in and answered belongs to another model
         st.query_params.clear()
         state["page:address"] = state["page:result"] = None
         st.toast("The model has changed: please check the form.", duration="infinite")
-    state["page:card"] = card
-    return card
+    state["page:card"] = card or seen
+    return state["page:card"]
 
 
 # words and numbers as people read them
@@ -121,10 +120,10 @@ def spell(value: Any) -> str:
     return json.dumps(value).removesuffix(".0")
 
 
-def write(value: float, scale: float = 0.0) -> str:
+def write(value: float, scale: float = 0.0, sign: str = "") -> str:
     """Return a number with three digits of the scale, of its interval say; or with four digits."""
     decimals = 2 - math.floor(math.log10(scale or abs(value) / 10 or 1))
-    text = f"{value:,.{min(max(decimals, 0), 12)}f}"
+    text = f"{value:{sign},.{min(max(decimals, 0), 12)}f}"
     return text if abs(value) >= 10_000 else text.replace(",", "")  # a year has no comma
 
 
@@ -299,14 +298,11 @@ def draw_one_row(card: dict) -> None:
 
 
 def say(answer: dict) -> tuple[str, str, str]:
-    """Return the prediction in words, how sure it is, and what else is likely."""
+    """Return the prediction in words, how sure it is, and what is likely."""
     value = answer["prediction"]
     if "probabilities" in answer:
-        return (
-            value,
-            f"{percent(answer['probabilities'][value])} probable",
-            " or ".join(answer["likely"]),
-        )
+        sure = f"{percent(answer['probabilities'][value])} probable"
+        return value, sure, " or ".join(answer["likely"])
     low, high = answer["interval"]
     likely = f"{write(low, high - low)} to {write(high, high - low)}"
     return write(value, high - low), f"likely {likely}", likely
@@ -321,8 +317,8 @@ def draw_answer(card: dict, row: dict, answer: dict) -> None:
         ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])[:BARS]
         bars = [{"name": f"{k}: {percent(p)}", "value": p, "label": k} for k, p in ranked]
         draw_bars(bars, "Probabilities", color_of(card), 1)
-    sure = f"{100 * card['uncertainty']['coverage']:.0f} %"
-    st.markdown(f"Likely **{plain(likely)}**: so said, it held the truth in about {sure} of rows.")
+    sure = f"about {100 * card['uncertainty']['coverage']:.0f} %"
+    st.markdown(f"Likely **{plain(likely)}**: such answers held the truth in {sure} of rows.")
     for example in card["examples"]:
         if example["features"] == row:
             truth = f"{card['target']} was {spell(example['target'])}"
@@ -347,8 +343,7 @@ def draw_why(card: dict, row: dict, answer: dict) -> None:
         shares[f"the other {len(others)}"] = sum(shares.pop(name) for name in others)
     bars = []
     for name, share in shares.items():
-        sign = "+" if share > 0 else ""
-        words = f"{name}: {sign}{write(factor * share, scale)}{unit}"
+        words = f"{name}: {write(factor * share, scale, '+')}{unit}"
         bars.append({"name": words, "value": share, "label": why["prediction"]})
     start, end = (write(factor * why[key], scale) + unit for key in ("average", "value"))
     st.text(f"From {start}, the average {what} for up to 100 rows of the table, to {end}:")
@@ -440,14 +435,13 @@ def draw_layers(card: dict, feature: dict, data: list[list[dict]]) -> None:
     rows = {"field": "value", "type": "quantitative", "axis": None}
     rule = {"type": "rule", "strokeDash": [4, 4], "color": "gray"}
     layers = [
-        (area | {"color": "gray", "opacity": 0.2}, {across: rows}),
-        (mark, {across: value, "color": color_of(card, legend)}),
-        (rule, {}),
+        {"mark": area | {"color": "gray", "opacity": 0.2}, "encoding": {along: at, across: rows}},
+        {"mark": mark, "encoding": {along: at, across: value, "color": color_of(card, legend)}},
+        {"mark": rule, "encoding": {along: at}},
     ]
-    spec = {"height": height, "resolve": {"scale": {across: "independent"}}, "layer": []}
-    for values, (mark, encoding) in zip(data, layers):
-        layer = {"data": {"values": values}, "mark": mark, "encoding": {along: at} | encoding}
-        spec["layer"].append(layer)
+    for layer, values in zip(layers, data):
+        layer["data"] = {"values": values}
+    spec = {"height": height, "resolve": {"scale": {across: "independent"}}, "layer": layers}
     draw_chart(spec, f"How the answer changes with {feature['name']}")
 
 
@@ -534,7 +528,7 @@ def draw_result(result: dict, card: dict) -> None:
         st.warning(f"{problems:,} can't be predicted: they stand first, each with its problem.")
     if good + problems > SHOWN_ROWS:
         st.text(f"Only {SHOWN_ROWS:,} rows are shown; the download has all.")
-    st.dataframe(result["table"])
+    st.dataframe(result["table"], placeholder="")
     download = {"file_name": "predictions.csv", "key": "page:result-csv", "on_click": "ignore"}
     st.download_button("Download the result", lambda: gzip.decompress(result["packed"]), **download)
 
@@ -543,16 +537,14 @@ def draw_result(result: dict, card: dict) -> None:
 
 
 def draw_about(card: dict) -> None:
-    dummy = "always the mean"
-    if card["task"] == "classification":
-        dummy = "always the most frequent label"
+    dummy = "most frequent label" if card["task"] == "classification" else "mean"
     st.text(
         f"It is a {card['estimator']} that predicts {card['target']}, trained on "
         f"{card['rows']:,} rows. How good it is was measured on {card['measured']}, with models "
         "like the one that is served, on rows that these had not seen."
     )
-    scores = pd.DataFrame({"model": card["metrics"], dummy: card["baseline"]}).map(write)
-    st.table(scores.rename(lambda key: key.replace("_", " ")))
+    scores = {"model": card["metrics"], f"always the {dummy}": card["baseline"]}
+    st.table(pd.DataFrame(scores).map(write).rename(lambda key: key.replace("_", " ")))
     for note in card["notes"]:
         st.warning(plain(f"{note}."))
     st.header("What matters most")
@@ -565,7 +557,7 @@ def draw_about(card: dict) -> None:
     columns = ["name", "type", "nullable", "minimum", "maximum", "choices"]
     features = pd.DataFrame(card["features"], columns=columns)
     features[columns[3:5]] = features[columns[3:5]].map(spell, "ignore")
-    st.dataframe(features, hide_index=True)
+    st.dataframe(features, hide_index=True, placeholder="")
     for entry in card["dropped"]:
         what = [f"{key} {value}" for key, value in entry.items() if key != "reason"]
         st.text(f"left out: {', '.join(what)} ({entry['reason']})")
