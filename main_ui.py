@@ -455,32 +455,27 @@ def draw_many_rows(card: dict) -> None:
     )
     rows = pd.DataFrame([example["features"] for example in card["examples"]])
     comma = {"sep": ";", "decimal": ","} if card["decimal"] == "," else {}
-    template = {"file_name": "template.csv", "key": "page:template", "on_click": "ignore"}
-    st.download_button("Download a template", rows.to_csv(index=False, **comma), **template)
+    template = rows.to_csv(index=False, **comma)
+    st.download_button("Download a template", template, "template.csv", on_click="ignore")
     file = st.file_uploader("Your file", "csv", max_upload_size=MAX_FILE_MB, key="page:file")
     if file is not None and (not state["page:result"] or file.file_id != state["page:result"][0]):
-        predict_file(file, card)
+        with st.spinner("Predicting", show_time=True):
+            content, problem = call("/predict/csv", file.getvalue())
+            result = None if problem else read_result(content, card)
+        if problem == GONE:  # the upload is kept, and with it what came of the one before
+            st.error(problem)
+            st.button("Try again", key="page:retry-file")
+        else:
+            state["page:result"] = file.file_id, problem, result
+            # note: Streamlit would keep the upload until some session ends
+            run = get_script_run_ctx()
+            run.uploaded_file_mgr.remove_file(run.session_id, file.file_id)
     if state["page:result"]:
         _, problem, result = state["page:result"]
         if problem:
             st.error(plain(problem))
         else:
             draw_result(result, card)
-
-
-def predict_file(file: Any, card: dict) -> None:
-    """Send an upload to the API, keep what comes back, and let go of the upload."""
-    with st.spinner("Predicting", show_time=True):
-        content, problem = call("/predict/csv", file.getvalue())
-        result = None if problem else read_result(content, card)
-    if problem == GONE:  # the upload is kept, and with it what came of the one before
-        st.error(problem)
-        st.button("Try again", key="page:retry-file")
-        return
-    state["page:result"] = file.file_id, problem, result
-    # note: Streamlit would keep the upload until some session ends
-    run = get_script_run_ctx()
-    run.uploaded_file_mgr.remove_file(run.session_id, file.file_id)
 
 
 def read_result(content: bytes, card: dict) -> dict:
@@ -529,8 +524,8 @@ def draw_result(result: dict, card: dict) -> None:
     if good + problems > SHOWN_ROWS:
         st.text(f"Only {SHOWN_ROWS:,} rows are shown; the download has all.")
     st.dataframe(result["table"], placeholder="")
-    download = {"file_name": "predictions.csv", "key": "page:result-csv", "on_click": "ignore"}
-    st.download_button("Download the result", lambda: gzip.decompress(result["packed"]), **download)
+    unpack = lambda: gzip.decompress(result["packed"])
+    st.download_button("Download the result", unpack, "predictions.csv", on_click="ignore")
 
 
 # what the model is

@@ -1381,6 +1381,32 @@ def test_page_without_api(given, open_page, monkeypatch):
     assert page.metric[0].value.replace("\\", "").startswith("-1.5")
 
 
+def test_page_with_another_model(apis, open_page, monkeypatch):
+    """After another model has come: a sentence, its form, and no answer to values of the old one."""
+    page = try_example(open_page(apis["kind"].url))
+    monkeypatch.setenv("API_URL", apis["price"].url)
+    page.button(key="page:predict").click().run()
+    assert [toast.value[:21] for toast in page.toast] == ["The model has changed"]
+    assert page.title[0].value == apis["price"].card["title"]
+    assert page.text_input(key="_class").value
+    assert not page.metric
+    assert not page.error
+    page.button(key="page:predict").click().run()
+    assert page.metric
+    assert not page.toast
+
+
+@pytest.mark.parametrize("is_public", ["1", ""])
+def test_page_public_api(is_public, given, open_page, monkeypatch):
+    """A curl line that works where the visitor is, if the page's port answers under /api."""
+    monkeypatch.setenv("PUBLIC_API", is_public)
+    monkeypatch.setattr("streamlit.runtime.context.ContextProxy.url", "https://a.b:1/c?_d=e")
+    page = open_page(given.url, "For programmers")
+    url = "https://a.b:1/api" if is_public else given.url
+    assert page.code[0].value.startswith(f"curl {url}/predict ")
+    assert (f"{url}/docs" in words_on(page)) == bool(is_public)
+
+
 # start.sh
 
 
