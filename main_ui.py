@@ -109,7 +109,7 @@ def plain(text: str) -> str:
     """Return a text so that Markdown shows it as it is."""
     # escaped or not, Streamlit makes icons of :name:, signs of ->, links of addresses: an
     # invisible word joiner keeps their parts from being one; numbers need none
-    text = re.sub(r"(?<=[!-/:-@[-`{-~])(?=[^\s\d]|\d+:)|(?<=ww)(?=w)", "\u2060", text)
+    text = re.sub(r"(?<=[:@<>~-])(?=[^\s\d]|\d+:)|(?<=ww)(?=w)", "\u2060", text)
     return re.sub(r"([!-/:-@[-`{-~])", r"\\\1", text)
 
 
@@ -498,7 +498,7 @@ def read_result(content: bytes, card: dict) -> dict:
     problems = table[added[-1]][table[added[-1]] != ""]
     return {
         "table": table.head(SHOWN_ROWS),
-        "problems": len(problems),
+        "problems": problems,
         "predictions": table[added[0]].drop(problems.index),
         "packed": gzip.compress(content, 1),
     }
@@ -507,8 +507,8 @@ def read_result(content: bytes, card: dict) -> dict:
 def draw_result(result: dict, card: dict) -> None:
     """Draw the summary, the first rows, and what can't be predicted and why."""
     predictions, problems = result["predictions"], result["problems"]
-    good = len(predictions)
-    st.header(f"{good:,} of {good + problems:,} rows predicted")
+    good, rows = len(predictions), len(predictions) + len(problems)
+    st.header(f"{good:,} of {rows:,} rows predicted")
     if good and card["task"] == "classification":
         bars = []
         for label, n in predictions.value_counts().head(BARS).items():
@@ -519,9 +519,10 @@ def draw_result(result: dict, card: dict) -> None:
         numbers = predictions.agg(["mean", "min", "max"])
         mean, low, high = (write(n, numbers["max"] - numbers["min"]) for n in numbers)
         st.text(f"{card['target']}: {mean} on average, from {low} to {high}.")
-    if problems:
-        st.warning(f"{problems:,} can't be predicted: they stand first, each with its problem.")
-    if good + problems > SHOWN_ROWS:
+    if len(problems):
+        first = f"Row {problems.index[0]}: {problems.iloc[0]}."
+        st.warning(plain(f"{len(problems):,} can't be predicted, these come first. {first}"))
+    if rows > SHOWN_ROWS:
         st.text(f"Only {SHOWN_ROWS:,} rows are shown; the download has all.")
     st.dataframe(result["table"], placeholder="")
     unpack = lambda: gzip.decompress(result["packed"])
