@@ -492,39 +492,42 @@ def read_result(content: bytes, card: dict) -> dict:
         numbers = added[1:-3]
     for name in numbers:
         table[name] = pd.to_numeric(table[name].str.replace(card["decimal"], "."))
-    table = table[[*added, *table.columns.drop(added)]]
-    # what can't be predicted comes first
-    table = table.sort_values(added[-1], ascending=False, kind="stable")
     problems = table[added[-1]][table[added[-1]] != ""]
+    predictions = table[added[0]].drop(problems.index)
+    summary = predictions.value_counts()
+    if card["task"] == "regression":
+        summary = predictions.agg(["mean", "min", "max"])
+    # what can't be predicted comes first, and in each row the answer
+    first = problems.index.append(predictions.index)[:SHOWN_ROWS]
     return {
-        "table": table.head(SHOWN_ROWS),
-        "problems": problems,
-        "predictions": table[added[0]].drop(problems.index),
+        "good": len(predictions),
+        "rows": len(table),
+        "summary": summary,
+        "problems": problems.head(1),
+        "first": table.loc[first, [*added, *table.columns.drop(added)]],
         "packed": gzip.compress(content, 1),
     }
 
 
 def draw_result(result: dict, card: dict) -> None:
     """Draw the summary, the first rows, and what can't be predicted and why."""
-    predictions, problems = result["predictions"], result["problems"]
-    good, rows = len(predictions), len(predictions) + len(problems)
+    good, rows, summary = result["good"], result["rows"], result["summary"]
     st.header(f"{good:,} of {rows:,} rows predicted")
     if good and card["task"] == "classification":
         bars = []
-        for label, n in predictions.value_counts().head(BARS).items():
+        for label, n in summary.head(BARS).items():
             words = f"{label}: {n:,}, {100 * n / good:.1f} %"
             bars.append({"name": words, "value": n, "label": label})
         draw_bars(bars, "Predictions", color_of(card), good)
     elif good:
-        numbers = predictions.agg(["mean", "min", "max"])
-        mean, low, high = (write(n, numbers["max"] - numbers["min"]) for n in numbers)
+        mean, low, high = (write(value, summary["max"] - summary["min"]) for value in summary)
         st.text(f"{card['target']}: {mean} on average, from {low} to {high}.")
-    if len(problems):
-        first = f"Row {problems.index[0]}: {problems.iloc[0]}."
-        st.warning(plain(f"{len(problems):,} can't be predicted, these come first. {first}"))
+    for row, problem in result["problems"].items():
+        words = f"{rows - good:,} can't be predicted, these come first. Row {row}: {problem}."
+        st.warning(plain(words))
     if rows > SHOWN_ROWS:
         st.text(f"Only {SHOWN_ROWS:,} rows are shown; the download has all.")
-    st.dataframe(result["table"], placeholder="")
+    st.dataframe(result["first"], placeholder="")
     unpack = lambda: gzip.decompress(result["packed"])
     st.download_button("Download the result", unpack, "predictions.csv", on_click="ignore")
 
