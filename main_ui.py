@@ -482,31 +482,34 @@ def read_result(content: bytes, card: dict) -> dict:
     """Return what is shown of the API's CSV file, and all of it packed."""
     separator = re.search(rb"(.)problem( \(model\))?\n", content)[1].decode()
     how = {"sep": separator, "lineterminator": "\n", "dtype": str, "keep_default_na": False}
-    table = pd.read_csv(io.BytesIO(content), **how)
-    table.index = pd.RangeIndex(1, len(table) + 1, name="row")
-    # what the API added, the numbers among it as numbers
-    added = list(table)[-5:]
+    first = pd.read_csv(io.BytesIO(content), nrows=SHOWN_ROWS, **how)
+    # what the API added, and the numbers in it
+    added = list(first)[-5:]
     numbers = added[:3]
     if card["task"] == "classification":
-        added = list(table)[-len(card["classes"]) - 4 :]
+        added = list(first)[-len(card["classes"]) - 4 :]
         numbers = added[1:-3]
-    for name in numbers:
-        table[name] = pd.to_numeric(table[name].str.replace(card["decimal"], "."))
-    problems = table[added[-1]][table[added[-1]] != ""]
-    predictions = table[added[0]].drop(problems.index)
+    first[numbers] = first[numbers].apply(to_numbers, args=[card])
+    # of all rows only two columns: a large file would fill the memory
+    ends = pd.read_csv(io.BytesIO(content), usecols=[added[0], added[-1]], **how)
+    ends.columns, ends.index = ["prediction", "problem"], ends.index + 1
+    problems = ends["problem"][ends["problem"] != ""]
+    predictions = ends["prediction"].drop(problems.index)
     summary = predictions.value_counts()
     if card["task"] == "regression":
-        summary = predictions.agg(["mean", "min", "max"])
-    # what can't be predicted comes first, and in each row the answer
-    first = problems.index.append(predictions.index)[:SHOWN_ROWS]
+        summary = to_numbers(predictions, card).agg(["mean", "min", "max"])
     return {
         "good": len(predictions),
-        "rows": len(table),
+        "rows": len(ends),
         "summary": summary,
-        "problems": problems.head(1),
-        "first": table.loc[first, [*added, *table.columns.drop(added)]],
+        "first": first[[*added, *first.columns.drop(added)]],
+        "problems": problems.head(SHOWN_ROWS).rename_axis("row").reset_index(),
         "packed": gzip.compress(content, 1),
     }
+
+
+def to_numbers(cells: pd.Series, card: dict) -> pd.Series:
+    return pd.to_numeric(cells.str.replace(card["decimal"], "."))
 
 
 def draw_result(result: dict, card: dict) -> None:
@@ -522,14 +525,17 @@ def draw_result(result: dict, card: dict) -> None:
     elif good:
         mean, low, high = (write(value, summary["max"] - summary["min"]) for value in summary)
         st.text(f"{card['target']}: {mean} on average, from {low} to {high}.")
-    for row, problem in result["problems"].items():
-        words = f"{rows - good:,} can't be predicted, these come first. Row {row}: {problem}."
-        st.warning(plain(words))
+    if good < rows:
+        words = f"{rows - good:,} can't be predicted, as listed below. The first is"
+        row, problem = result["problems"].iloc[0]
+        st.warning(plain(f"{words} row {row}: {problem}."))
     if rows > SHOWN_ROWS:
-        st.text(f"Only {SHOWN_ROWS:,} rows are shown; the download has all.")
-    st.dataframe(result["first"], placeholder="")
+        st.text(f"Only the first {SHOWN_ROWS:,} rows are shown; the download has all.")
+    st.dataframe(result["first"], hide_index=True, placeholder="")
     unpack = lambda: gzip.decompress(result["packed"])
     st.download_button("Download the result", unpack, "predictions.csv", on_click="ignore")
+    if good < rows:
+        st.dataframe(result["problems"], hide_index=True)
 
 
 # what the model is

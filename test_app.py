@@ -1336,14 +1336,13 @@ def test_page_many_rows(api, open_page):
     file = ("t.csv", text.strip().encode() + b";one more", "text/csv")
     page.file_uploader(key="page:file").set_value(file).run()
     assert f"{len(rows)} of {len(rows) + 1} rows predicted" in words_on(page)
-    [table] = (frame.value for frame in page.dataframe)
-    problem, rest = table.iloc[0], table.iloc[1:]
-    assert problem.name == len(rows) + 1
-    assert "cells, the header" in problem["problem"]
-    found = rest.iloc[:, 0].tolist()
+    first, problems = (frame.value for frame in page.dataframe)
+    assert problems["row"].tolist() == [len(rows) + 1]
+    assert "cells, the header" in problems["problem"][0]
+    found = first.iloc[:-1, 0].tolist()
     predictions = [answer["prediction"] for answer in expect(api, rows)]
     assert found == (predictions if "classes" in api.card else pytest.approx(predictions))
-    assert table["mine"].tolist() == ["kept"] * (len(rows) + 1)
+    assert first["mine"].tolist() == ["kept"] * (len(rows) + 1)
     for content, words in ((b"z\n1\n", "has no column"), (b"", "empty")):
         page.file_uploader(key="page:file").set_value(("t.csv", content, "text/csv")).run()
         assert words in words_on(page)
