@@ -165,7 +165,7 @@ def draw_bars(bars: list[dict], about: str, color: dict, end: float = 1e-9) -> N
     draw_chart(spec, f"{about}: {', '.join(bar['name'] for bar in bars)}")
 
 
-# the form, and the address: it holds what differs from the defaults
+# the form, and the address: it holds the first feature and what differs from the defaults
 
 
 def defaults_of(card: dict) -> dict[str, str]:
@@ -190,10 +190,10 @@ def follow_address(card: dict) -> None:
 def press(card: dict, texts: dict[str, str] | None = None) -> None:
     """Ask for texts, or what the form holds: one step in the browser's history, one address."""
     texts, defaults = texts or read_form(card), defaults_of(card)
-    changed = {f"_{name}": text for name, text in texts.items() if text != defaults[name]}
-    # if all are defaults, one of them makes it a link to an answer
+    # the first one makes it a link to an answer if all are defaults
     first = next(iter(texts))
-    st.query_params.from_dict(changed or {f"_{first}": texts[first]})
+    asked = {f"_{n}": text for n, text in texts.items() if n == first or text != defaults[n]}
+    st.query_params.from_dict(asked)
 
 
 def press_example(card: dict) -> None:
@@ -228,7 +228,7 @@ def read_row(card: dict) -> dict[str, Any]:
 
 
 def draw_field(feature: dict) -> None:
-    """Draw the field of one feature; fill() says what it holds."""
+    """Draw the field of one feature; follow_address() says what it holds."""
     label, key = plain(feature["name"]), f"_{feature['name']}"
     kept = {"key": key, "placeholder": "unknown", "persist_state": "session"}
     if "minimum" in feature:
@@ -398,17 +398,14 @@ def draw_what_if(card: dict, row: dict) -> None:
         st.error(plain(problem))
         return
     lines = answer.get("probabilities", {card["target"]: answer["prediction"]})
-    points = []
+    places, points = [place_of(feature, value) for value in values], []
     for label in sorted(lines, key=lambda label: -max(lines[label]))[:BARS]:
-        for value, height in zip(values, lines[label]):
-            points.append({"at": place_of(feature, value), "value": height, "label": label})
-    dashed, words = [], "Gray: where the table has its rows."
-    if row[name] is not None:
-        dashed = [{"at": place_of(feature, row[name])}]
-        words = f"Dashed: {name} is {spell(row[name])}. {words}"
+        for place, value in zip(places, lines[label]):
+            points.append({"at": place, "value": value, "label": label})
+    dashed = [] if row[name] is None else [{"at": place_of(feature, row[name])}]
     seen = [{"at": place, "value": n} for place, n in seen.items()]
     draw_layers(card, feature, [seen, points, dashed])
-    st.text(words)
+    st.text("Dashed: the value above. Gray: where the table has its rows.")
 
 
 def draw_layers(card: dict, feature: dict, data: list[list[dict]]) -> None:
@@ -489,7 +486,8 @@ def read_result(content: bytes, card: dict) -> dict:
     if card["task"] == "classification":
         added = list(first)[-len(card["classes"]) - 4 :]
         numbers = added[1:-3]
-    first[numbers] = first[numbers].apply(to_numbers, args=[card])
+    for name in numbers:
+        first[name] = pd.to_numeric(first[name].str.replace(card["decimal"], "."))
     # of all rows only two columns: a large file would fill the memory
     ends = pd.read_csv(io.BytesIO(content), usecols=[added[0], added[-1]], **how)
     ends.columns, ends.index = ["prediction", "problem"], ends.index + 1
@@ -497,7 +495,8 @@ def read_result(content: bytes, card: dict) -> dict:
     predictions = ends["prediction"].drop(problems.index)
     summary = predictions.value_counts()
     if card["task"] == "regression":
-        summary = to_numbers(predictions, card).agg(["mean", "min", "max"])
+        values = pd.to_numeric(predictions.str.replace(card["decimal"], "."))
+        summary = values.agg(["mean", "min", "max"])
     return {
         "good": len(predictions),
         "rows": len(ends),
@@ -506,10 +505,6 @@ def read_result(content: bytes, card: dict) -> dict:
         "problems": problems.head(SHOWN_ROWS).rename_axis("row").reset_index(),
         "packed": gzip.compress(content, 1),
     }
-
-
-def to_numbers(cells: pd.Series, card: dict) -> pd.Series:
-    return pd.to_numeric(cells.str.replace(card["decimal"], "."))
 
 
 def draw_result(result: dict, card: dict) -> None:
