@@ -405,7 +405,7 @@ def draw_what_if(card: dict, row: dict) -> None:
     dashed = [] if row[name] is None else [{"at": place_of(feature, row[name])}]
     seen = [{"at": place, "value": n} for place, n in seen.items()]
     draw_layers(card, feature, [seen, points, dashed])
-    st.text("Dashed: the value above. Gray: where the table has its rows.")
+    st.text("Dashed: the value in the form. Gray: where the table has its rows.")
 
 
 def draw_layers(card: dict, feature: dict, data: list[list[dict]]) -> None:
