@@ -489,7 +489,8 @@ def read_result(content: bytes, card: dict) -> dict:
     for name in numbers:
         first[name] = pd.to_numeric(first[name].str.replace(card["decimal"], "."))
     # of all rows only two columns: a large file would fill the memory
-    ends = pd.read_csv(io.BytesIO(content), usecols=[added[0], added[-1]], **how)
+    places = [first.shape[1] - len(added), first.shape[1] - 1]
+    ends = pd.read_csv(io.BytesIO(content), usecols=places, **how)
     ends.columns, ends.index = ["prediction", "problem"], ends.index + 1
     problems = ends["problem"][ends["problem"] != ""]
     predictions = ends["prediction"].drop(problems.index)
@@ -527,8 +528,8 @@ def draw_result(result: dict, card: dict) -> None:
     if rows > SHOWN_ROWS:
         st.text(f"Only the first {SHOWN_ROWS:,} rows are shown; the download has all.")
     st.dataframe(result["first"], hide_index=True, placeholder="")
-    unpack = lambda: gzip.decompress(result["packed"])
-    st.download_button("Download the result", unpack, "predictions.csv", on_click="ignore")
+    download = {"file_name": "predictions.csv", "on_click": "ignore"}
+    st.download_button("Download the result", lambda: gzip.decompress(result["packed"]), **download)
     if good < rows:
         st.dataframe(result["problems"], hide_index=True)
 
