@@ -11,6 +11,8 @@ import os
 import re
 import shlex
 from contextlib import suppress
+from datetime import date
+from functools import partial
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
@@ -20,6 +22,8 @@ from urllib.request import ProxyHandler, Request, build_opener
 import numpy as np
 import pandas as pd
 import streamlit as st
+from starlette.applications import Starlette
+from starlette.routing import Mount, Route
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 API_URL = os.environ.get("API_URL", f"http://127.0.0.1:{os.environ.get('API_PORT', '8001')}")
@@ -67,14 +71,16 @@ def main() -> None:
 
 def call(path: str, body: dict | bytes | None = None) -> tuple[Any, str]:
     """Send a row or columns, or a CSV file; return the answer and "", or None and a problem."""
-    kind = "text/csv" if isinstance(body, bytes) else "application/json"
-    content = json.dumps(body).encode() if isinstance(body, dict) else body
+    kind, content, read = "application/json", body, json.load
+    if isinstance(body, dict):
+        content = json.dumps(body).encode()
+    elif body is not None:
+        kind, read = "text/csv", partial(read_lines, expected=body.count(b"\n") + 1)
     request = Request(API_URL.rstrip("/") + path, content, {"Content-Type": kind})
     opener = build_opener(ProxyHandler({}))  # a proxy is for the world, not for this machine
     try:
         with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
-            answer = response.read()
-        return answer if kind == "text/csv" else json.loads(answer), ""
+            return read(response), ""
     except (OSError, HTTPException, ValueError) as error:
         if not isinstance(error, HTTPError) or error.code != 422:
             return None, GONE
@@ -82,6 +88,17 @@ def call(path: str, body: dict | bytes | None = None) -> tuple[Any, str]:
         for entry in json.load(error)["detail"]:
             reasons.append(": ".join(map(str, [*entry["loc"][1:], entry["msg"]])))
         return None, f"{'. '.join(reasons)}."
+
+
+def read_lines(response: Any, expected: int) -> bytes:
+    """Return a scored file; a bar moves by the lines that have come."""
+    bar, parts, lines = st.progress(0.0, "Predicting"), [], 0
+    while part := response.read1(2**20):
+        parts.append(part)
+        lines += part.count(b"\n")
+        bar.progress(min(1.0, lines / expected), f"{lines:,} lines of about {expected:,}")
+    bar.empty()
+    return b"".join(parts)
 
 
 def get_card() -> dict:
@@ -115,8 +132,8 @@ def plain(text: str) -> str:
 
 def spell(value: Any) -> str:
     """Return a feature's value as a person types it; "" is unknown."""
-    if value is None or isinstance(value, str):
-        return value or ""
+    if value is None or isinstance(value, str | date):
+        return str(value or "")
     return json.dumps(value).removesuffix(".0")
 
 
@@ -174,7 +191,7 @@ def defaults_of(card: dict) -> dict[str, str]:
 
 
 def read_form(card: dict) -> dict[str, str]:
-    return {f["name"]: state[f"_{f['name']}"] or "" for f in card["features"]}
+    return {f["name"]: spell(state[f"_{f['name']}"]) for f in card["features"]}
 
 
 def follow_address(card: dict) -> None:
@@ -183,8 +200,12 @@ def follow_address(card: dict) -> None:
     texts = {n: st.query_params[f"_{n}"] for n in defaults if f"_{n}" in st.query_params}
     if texts != state["page:address"]:
         state["page:address"] = texts
-        for name, text in (defaults | texts).items():
-            state[f"_{name}"] = text or None
+        for feature in card["features"]:
+            name = feature["name"]
+            text = state[f"_{name}"] = (defaults | texts)[name] or None
+            with suppress(ValueError):
+                if text and is_day(feature):
+                    state[f"_{name}"] = date.fromisoformat(text)
 
 
 def press(card: dict, texts: dict[str, str] | None = None) -> None:
@@ -227,19 +248,30 @@ def read_row(card: dict) -> dict[str, Any]:
 # drawing the form
 
 
+def is_day(feature: dict) -> bool:
+    """Return whether it is a date without a time of day."""
+    return feature["type"] == "date" and "T" not in feature["minimum"] + feature["maximum"]
+
+
 def draw_field(feature: dict) -> None:
-    """Draw the field of one feature; follow_address() says what it holds."""
+    """Draw the field of one feature; follow_address() says what it holds.
+
+    What can't be, by a link, is shown, and refused by the API.
+    """
     label, key = plain(feature["name"]), f"_{feature['name']}"
-    kept = {"key": key, "placeholder": "unknown", "persist_state": "session"}
-    if "minimum" in feature:
-        seen = f"{spell(feature['minimum'])} to {spell(feature['maximum'])} in training"
-        # a text: number inputs round what they show, and swallow a comma
-        st.text_input(label, None, help=plain(seen), **kept)
+    kept = {"key": key, "persist_state": "session"}
+    if "minimum" not in feature:
+        choices = feature.get("choices", ["false", "true"])
+        if state[key] not in [None, *choices]:
+            choices = [*choices, state[key]]
+        st.selectbox(label, choices, None, placeholder="unknown", **kept)
         return
-    choices = feature.get("choices", ["false", "true"])
-    if state[key] not in [None, *choices]:  # by a link: it is shown, and refused by the API
-        choices = [*choices, state[key]]
-    st.selectbox(label, choices, None, **kept)
+    seen = plain(f"{spell(feature['minimum'])} to {spell(feature['maximum'])} in training")
+    if is_day(feature) and not isinstance(state[key], str):
+        st.date_input(label, None, date.min, date.max, help=seen, format="YYYY-MM-DD", **kept)
+    else:
+        # a text: number inputs round what they show, and swallow a comma
+        st.text_input(label, None, help=seen, placeholder="unknown", **kept)
 
 
 def draw_form(card: dict) -> None:
@@ -456,9 +488,8 @@ def draw_many_rows(card: dict) -> None:
     st.download_button("Download a template", template, "template.csv", on_click="ignore")
     file = st.file_uploader("Your file", "csv", max_upload_size=MAX_FILE_MB, key="page:file")
     if file is not None and (not state["page:result"] or file.file_id != state["page:result"][0]):
-        with st.spinner("Predicting", show_time=True):
-            content, problem = call("/predict/csv", file.getvalue())
-            result = None if problem else read_result(content, card)
+        content, problem = call("/predict/csv", file.getvalue())
+        result = None if problem else read_result(content, card)
         if problem == GONE:  # the upload is kept, and with it what came of the one before
             st.error(problem)
             st.button("Try again", key="page:retry-file")
@@ -583,4 +614,15 @@ def draw_programmers(card: dict) -> None:
         st.code(words, None, wrap_lines=True)
 
 
-main()
+# the server: it runs this file anew for each click of a visitor, and answers for the API if that
+# is to be public; else it knows no path below /api
+
+if __name__ == "__main__":
+    main()
+else:
+    api: Any = Starlette()
+    if PUBLIC_API:
+        from main_api import app as api
+    start_api = api.router.lifespan_context
+    routes = [Route("/api", api), Mount("/api", api)]
+    app = st.App(__file__, routes=routes, lifespan=lambda _: start_api(api))
