@@ -10,9 +10,7 @@ import difflib
 import gc
 import hashlib
 import io
-import json
 import logging
-import math
 import os
 import queue
 import threading
@@ -31,7 +29,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import joblib
 import numpy as np
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -50,52 +47,35 @@ MAX_ROWS = 10_000  # in one request of JSON
 MAX_BODY_BYTES = 10 * 2**20  # MAX_ROWS of 100 features of ten characters
 MAX_FILE_ROWS, MAX_FILE_BYTES = 100_000, 50 * 2**20  # of a CSV file
 MAX_FILES = 4  # at once; each is held in memory until it is answered
+MAX_CALL_ROWS = 2_000  # in one call of the model: what is longer lets others in between
 MAX_WAITING_ROWS = 100_000  # beyond it the answer is 503: a second of work, or 38 explanations
-MAX_SHARED_ROWS = 256  # of several requests in one call of the model
-MAX_CALL_ROWS = 1_000  # of one request in one call: others get their turn in between
-LOOP_PASSES = 6  # before a call, to read what came meanwhile; an idle loop's take microseconds
-BODY_SECONDS = 60  # for a client to send all of its body
 MAX_EXPLAIN_CELLS = 4_000_000  # of the rows made up for one explanation
-MAX_WARNINGS = 20  # sentences for a row
-MAX_ERRORS = 20  # entries in a 422
-
-REFUSALS: dict[int | str, dict] = {
-    400: {"description": "The body did not come"},
-    413: {"description": "The body is too large"},
-    415: {"description": "The Content-Type is another one"},
-    422: {"description": "The first reasons why it can't be predicted, each with its place"},
-    503: {"description": "Too much work is waiting: try again after Retry-After seconds"},
-}
-WORDS = {  # in place of pydantic's, which speak of 1000000000000000000000000000000 and of classes
-    "missing": "A value is required",
-    "less_than_equal": f"Input should be at most {MAX_NUMBER:g}",
-    "greater_than_equal": f"Input should be at least {-MAX_NUMBER:g}",
-    "model_type": "Input should be an object with the names of the features",
-}
+MAX_SENTENCES = 20  # reasons in a 422, warnings for a row
+BODY_SECONDS = 60  # for a client to send all of its body
 
 log = logging.getLogger("uvicorn.error")
 logging.getLogger("uvicorn.access").disabled = True  # a line a request costs a tenth of the speed
 
 
-def refusal(message: str, kind: str, *place: str | int) -> RequestValidationError:
+def refusal(message: str, kind: str, *place: str | int) -> HTTPException:
     """Return the 422 that says what is wrong at a place of the body."""
-    return RequestValidationError([{"loc": ("body", *place), "msg": message, "type": kind}])
+    return HTTPException(422, [{"loc": ["body", *place], "msg": message, "type": kind}])
 
 
 def too_busy(message: str) -> HTTPException:
     return HTTPException(503, message, headers={"Retry-After": "1"})
 
 
-# what is loaded
+# what is loaded, and how it answers
 
 
-def load(path: str) -> tuple[dict, str]:
-    """Return what train.py saved, and the file's SHA-256.
+def load(path: str) -> dict:
+    """Return what train.py saved, with the file's SHA-256 and when it was written.
 
     Raises ValueError with one line: the file, what was found, what to type.
     """
     try:
-        content = Path(path).read_bytes()
+        written, content = os.stat(path).st_mtime_ns, Path(path).read_bytes()
     except OSError as error:
         found = f"'{path}' can't be read ({error.strerror})"
         raise ValueError(f"{found}: run `python train.py`") from None
@@ -109,7 +89,7 @@ def load(path: str) -> tuple[dict, str]:
             warnings.simplefilter("error", InconsistentVersionWarning)
             saved = joblib.load(io.BytesIO(content))
         if {"model", "card", "background", "by_probability", "low", "high"} <= saved.keys():
-            return saved, sha256
+            return saved | {"sha256": sha256, "written": written}
         found = "was saved by another train.py"
     except InconsistentVersionWarning as error:
         then, now = error.original_sklearn_version, error.current_sklearn_version
@@ -123,86 +103,86 @@ class Model:
     """What was loaded, and how it answers. It never changes, so that a request may keep it."""
 
     def __init__(self, path: str):
-        saved, sha256 = load(path)
-        self.card = saved["card"] | {"sha256": sha256}
+        saved = load(path)
+        self.card = saved["card"] | {"sha256": saved["sha256"]}
         self.features = {feature["name"]: feature for feature in self.card["features"]}
         self.classes: list[str] = self.card.get("classes", [])  # none: it is a regression
+        self.uncertainty = self.card["uncertainty"]
         self.estimator, self.background = saved["model"], saved["background"]
-        self.by_probability = saved["by_probability"]
+        self.by_probability, self.written = saved["by_probability"], saved["written"]
         self.low, self.high = saved["low"], saved["high"]
         self.Row, self.Columns = body_schemas(self.card)
+        self.keys = ["prediction", "interval", "warnings"]  # of an answer
+        if self.classes:
+            self.keys = ["prediction", "probabilities", "likely", "warnings"]
 
-    def call(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the estimator's own answers: probabilities, shape (rows, classes), and the place
-        of the predicted class; or predictions, shape (rows, 1), and zeros.
+    def answer(self, X: np.ndarray) -> list[tuple | None]:
+        """Return for each row the values of `self.keys`, or None where the estimator has none.
 
-        A row that makes the estimator raise is NaN and spoils no other.
+        A row that makes the estimator raise spoils no other.
         """
         try:
-            if not self.classes:
-                return self.estimator.predict(X).reshape(-1, 1), np.zeros(len(X), int)
-            probabilities = self.estimator.predict_proba(X)
-            if self.by_probability:
-                return probabilities, probabilities.argmax(axis=1)
-            return probabilities, np.searchsorted(self.classes, self.estimator.predict(X))
+            outputs, *columns = self.classify(X) if self.classes else self.regress(X)
+            answers = list(zip(*columns, self.warn(X)))
         except Exception as error:  # noqa: BLE001 an estimator may raise anything
             if len(X) == 1:
                 log.warning("the model raised %s: %s", type(error).__name__, error)
-                return np.full((1, max(1, len(self.classes))), math.nan), np.zeros(1, int)
+                return [None]
             half = len(X) // 2
-            answers, places = zip(self.call(X[:half]), self.call(X[half:]))
-            return np.concatenate(answers), np.concatenate(places)
+            return self.answer(X[:half]) + self.answer(X[half:])
+        for row in (~np.isfinite(outputs).all(axis=1)).nonzero()[0]:
+            answers[row] = None
+        return answers
 
-    def answer(self, X: np.ndarray) -> dict[str, list]:
-        """Return the answer's columns, a list of rows each; `prediction` is None where the
-        estimator has none."""
-        answers, places = self.call(X)
-        columns: dict[str, list] = {}
-        uncertainty = self.card["uncertainty"]
-        if self.classes:
-            columns["prediction"] = [self.classes[place] for place in places]
-            columns["probabilities"] = answers.tolist()
-            # the predicted label, then all that are as probable as nine of ten of theirs were
-            columns["likely"] = [[label] for label in columns["prediction"]]
-            others = answers >= uncertainty["thresholds"]
-            others[np.arange(len(X)), places] = False
-            for row in others.any(axis=1).nonzero()[0]:
-                for place in np.argsort(-answers[row], kind="stable"):
-                    if others[row, place]:
-                        columns["likely"][row].append(self.classes[place])
+    def classify(self, X: np.ndarray) -> tuple[np.ndarray, list, list, list]:
+        """Return probabilities of shape (rows, classes), and the answers' first columns."""
+        probabilities = self.estimator.predict_proba(X)
+        if self.by_probability:
+            places = probabilities.argmax(axis=1)
         else:
-            columns["prediction"] = answers[:, 0].tolist()
-            band = np.searchsorted(uncertainty["edges"], answers[:, 0], side="right")
-            width = np.take(uncertainty["widths"], band)[:, None]
-            ends = uncertainty["at_least"], uncertainty["at_most"]
-            middle = answers.clip(*ends)
-            columns["interval"] = np.hstack([middle - width, middle + width]).clip(*ends).tolist()
-        for row in (~np.isfinite(answers).all(axis=1)).nonzero()[0]:
-            columns["prediction"][row] = None
-        columns["warnings"] = self.warn(X)
-        return columns
+            places = np.searchsorted(self.classes, self.estimator.predict(X))
+        predictions = [self.classes[place] for place in places]
+        # likely: the predicted label, then all that are as probable as nine of ten of theirs were
+        likely = [[label] for label in predictions]
+        others = probabilities >= self.uncertainty["thresholds"]
+        others[np.arange(len(X)), places] = False
+        for row, place in sorted(zip(*others.nonzero()), key=lambda at: -probabilities[at]):
+            likely[row].append(self.classes[place])
+        return probabilities, predictions, probabilities.tolist(), likely
+
+    def regress(self, X: np.ndarray) -> tuple[np.ndarray, list, list]:
+        """Return predictions of shape (rows, 1), and the answers' first columns."""
+        predictions = self.estimator.predict(X).reshape(-1, 1)
+        band = np.searchsorted(self.uncertainty["edges"], predictions, side="right")
+        width = np.take(self.uncertainty["widths"], band)
+        ends = self.uncertainty["at_least"], self.uncertainty["at_most"]
+        middle = predictions.clip(*ends)
+        intervals = np.hstack([middle - width, middle + width]).clip(*ends)
+        return predictions, predictions[:, 0].tolist(), intervals.tolist()
 
     def warn(self, X: np.ndarray) -> list[list[str]]:
         """Return for each row a sentence for each value outside of the training range."""
-        # rows share a list until one needs its own: thousands of lists cost as much as a call
-        sentences: list[list[str]] = [[]] * len(X)
+        sentences: list[list[str]] = [[] for _ in range(len(X))]
         for row, place in zip(*((X < self.low) | (X > self.high)).nonzero()):
-            if len(sentences[row]) == MAX_WARNINGS:
-                continue
             feature, value = self.card["features"][place], X[row, place]
-            is_above = value > self.high[place]
-            bound = feature["maximum" if is_above else "minimum"]
+            end = "maximum" if value > self.high[place] else "minimum"
+            bound = feature[end]
             if feature["type"] == "date":
                 value = decode(feature, value)
-                where = (
-                    f"after {bound}, the latest" if is_above else f"before {bound}, the earliest"
-                )
             else:
                 value, bound = f"{value:.10g}", f"{bound:.10g}"
-                where = f"above {bound}, the highest" if is_above else f"below {bound}, the lowest"
-            sentence = f"{feature['name']} {value} is {where} in training"
-            sentences[row] = [*sentences[row], sentence]
+            if len(sentences[row]) < MAX_SENTENCES:
+                where = OUTSIDE[feature["type"], end].format(bound)
+                sentences[row].append(f"{feature['name']} {value} is {where} in training")
         return sentences
+
+
+OUTSIDE = {
+    ("number", "minimum"): "below {}, the lowest",
+    ("number", "maximum"): "above {}, the highest",
+    ("date", "minimum"): "before {}, the earliest",
+    ("date", "maximum"): "after {}, the latest",
+}
 
 
 # the schema, made from the card
@@ -294,25 +274,20 @@ class Work(NamedTuple):
 class Queue:
     """Answer all waiting requests with one call of the model, which costs as much as for one row.
 
-    Nobody waits for company: a lone request is taken at once, and what arrives during its call
-    is the next batch. The model runs in a thread of its own, so the event loop stays free.
+    The model runs in a thread of its own, so the event loop stays free. Nobody waits for company:
+    a lone request is taken at once, and what arrives during its call is the next batch.
     """
 
     def __init__(self):
+        self.loop = asyncio.get_running_loop()
         self.waiting: deque[Work] = deque()
+        self.arrivals: queue.SimpleQueue = queue.SimpleQueue()  # True for each work, False to stop
         self.rows = 0  # of all requests of JSON that are not answered yet
-        self.arrived = asyncio.Event()
-        self.calls: queue.SimpleQueue = queue.SimpleQueue()
         # a daemon: unlike an executor's, it does not hold up the end of the program
         threading.Thread(target=self.make_calls, daemon=True).start()
-        self.task = asyncio.create_task(self.run())
 
-    def stop(self) -> None:
-        self.task.cancel()
-        self.calls.put(None)
-
-    async def predict(self, model: Model, X: np.ndarray) -> dict[str, list]:
-        """Return the answer's columns, as soon as the model is free.
+    async def predict(self, model: Model, X: np.ndarray) -> list[tuple | None]:
+        """Return the rows' answers, as soon as the model is free.
 
         Raises HTTPException 503 if too much waits, or the server stops.
         """
@@ -320,46 +295,31 @@ class Queue:
             raise too_busy("Too much work is waiting")
         self.rows += len(X)
         try:
-            columns = await self.put(model, X[:MAX_CALL_ROWS])
-            for start in range(MAX_CALL_ROWS, len(X), MAX_CALL_ROWS):
-                more = await self.put(model, X[start : start + MAX_CALL_ROWS])
-                for key, rows in more.items():
-                    columns[key] += rows
-            return columns
+            answers: list[tuple | None] = []
+            for start in range(0, len(X), MAX_CALL_ROWS):
+                answers += await self.put(model, X[start : start + MAX_CALL_ROWS])
+            return answers
         except asyncio.CancelledError:
             raise too_busy("The server is stopping, or the client has gone") from None
         finally:
             self.rows -= len(X)
 
-    async def put(self, model: Model, X: np.ndarray) -> dict[str, list]:
-        """Return the answer's columns for up to MAX_CALL_ROWS rows, however much waits."""
-        future = asyncio.get_running_loop().create_future()
-        self.waiting.append(Work(model, X, future))
-        self.arrived.set()
-        return await future
+    async def put(self, model: Model, X: np.ndarray) -> list[tuple | None]:
+        """Return the answers for up to MAX_CALL_ROWS rows, however much waits."""
+        work = Work(model, X, self.loop.create_future())
+        self.waiting.append(work)
+        self.arrivals.put(True)
+        return await work.future
 
-    async def run(self) -> None:
-        """Answer batch after batch."""
-        loop = asyncio.get_running_loop()
-        while await self.arrived.wait():
-            for _ in range(LOOP_PASSES):
-                await asyncio.sleep(0)
-                if len(self.waiting) == 1:  # a lone request
-                    break
-            batch = self.take()
-            X = np.concatenate([work.X for work in batch])
-            called = loop.create_future()
-            self.calls.put((batch[0].model, X, called))
-            columns, start = await called, 0
-            for work in batch:
-                end = start + len(work.X)
-                if work.future.done():  # cancelled, as its client has gone
-                    pass
-                elif isinstance(columns, Exception):
-                    work.future.set_exception(columns)
-                else:
-                    work.future.set_result({key: c[start:end] for key, c in columns.items()})
-                start = end
+    def make_calls(self) -> None:
+        """Call the model again and again, in the thread."""
+        with config_context(assume_finite=True, skip_parameter_validation=True):
+            while self.arrivals.get():
+                if self.waiting:  # it may have shared the call before
+                    batch = self.take()
+                    X = np.concatenate([work.X for work in batch])
+                    answers = batch[0].model.answer(X)
+                    self.loop.call_soon_threadsafe(self.deliver, batch, answers)
 
     def take(self) -> list[Work]:
         """Return what shares the next call: the first, and what fits beside it."""
@@ -367,23 +327,18 @@ class Queue:
         rows = len(batch[0].X)
         while self.waiting and self.waiting[0].model is batch[0].model:
             rows += len(self.waiting[0].X)
-            if rows > MAX_SHARED_ROWS:
+            if rows > MAX_CALL_ROWS:
                 break
             batch.append(self.waiting.popleft())
-        if not self.waiting:
-            self.arrived.clear()
         return batch
 
-    def make_calls(self) -> None:
-        """Call one model after the other, in a thread, until there is None."""
-        with config_context(assume_finite=True, skip_parameter_validation=True):
-            while call := self.calls.get():
-                model, X, called = call
-                try:
-                    answer = model.answer(X)
-                except Exception as error:  # noqa: BLE001 for those who asked: the queue lives on
-                    answer = error
-                called.get_loop().call_soon_threadsafe(called.set_result, answer)
+    def deliver(self, batch: list[Work], answers: list[tuple | None]) -> None:
+        start = 0
+        for work in batch:
+            end = start + len(work.X)
+            if not work.future.done():  # cancelled, as its client has gone
+                work.future.set_result(answers[start:end])
+            start = end
 
 
 # the app
@@ -392,7 +347,6 @@ class Queue:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Load the model once, before the first request; swap it when its file is another one."""
-    stamp = stamp_of(MODEL_PATH)
     try:
         serve(app, Model(MODEL_PATH))
     except ValueError as error:
@@ -400,55 +354,44 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         log.addFilter(lambda record: not record.getMessage().startswith("Traceback"))
         log.error("main_api.py: %s", error)
         raise
-    app.state.queue, app.state.files = Queue(), 0
-    watch = asyncio.create_task(serve_new_files(app, stamp))
+    app.state.queue, app.state.files = Queue(), asyncio.Semaphore(MAX_FILES)
+    watch = asyncio.create_task(serve_new_files(app))
     gc.freeze()  # collections needn't walk the libraries and the model again: a fifth of the time
     yield
     watch.cancel()
-    app.state.queue.stop()
+    app.state.queue.arrivals.put(False)
 
 
-def stamp_of(path: str) -> tuple | None:
-    """Return what differs when the file is another one, or None if there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+def serve(app: FastAPI, model: Model) -> None:
+    """Let the app answer with this model, and describe its features in /docs."""
+    app.state.model = model
+    app.title, app.description = model.card["title"], model.card["description"]
+    app.openapi_schema = None  # of the model before
+    paths = app.openapi()["paths"]
+    bodies = {"/predict": model.Row, "/predict/batch": model.Columns, "/explain": model.Row}
+    for path, schema in bodies.items():
+        content = {"application/json": {"schema": schema.model_json_schema()}}
+        paths[path]["post"]["requestBody"] = {"required": True, "content": content}
 
 
-async def serve_new_files(app: FastAPI, stamp: tuple | None) -> None:
+async def serve_new_files(app: FastAPI) -> None:
     """Serve what train.py writes while the app runs.
 
     Requests in flight finish on the model they began with. A bad file is refused in one line, and
     the model of before goes on.
     """
+    seen = app.state.model.written
     while True:
         await asyncio.sleep(WATCH_SECONDS)
-        before, stamp = stamp, stamp_of(MODEL_PATH)
-        if stamp == before:
-            continue
         try:
-            serve(app, await asyncio.to_thread(Model, MODEL_PATH))
-            log.warning("main_api.py: the new '%s' is served", MODEL_PATH)
+            before, seen = seen, os.stat(MODEL_PATH).st_mtime_ns
+            if seen != before:
+                serve(app, await asyncio.to_thread(Model, MODEL_PATH))
+                log.warning("main_api.py: the new '%s' is served", MODEL_PATH)
+        except OSError:  # there is none
+            continue
         except ValueError as error:
             log.error("main_api.py: %s; the model of before goes on", error)
-
-
-def serve(app: FastAPI, model: Model) -> None:
-    """Let the app answer with this model, and describe its features in /docs."""
-    row, columns = model.Row.model_json_schema(), model.Columns.model_json_schema()
-    bodies = {
-        "/predict": {"application/json": {"schema": row}},
-        "/predict/batch": {"application/json": {"schema": columns}},
-        "/predict/csv": {"text/csv": {"schema": {"type": "string"}}},
-        "/explain": {"application/json": {"schema": row}},
-    }
-    app.title, app.description = model.card["title"], model.card["description"]
-    app.openapi_schema = None  # of the model before
-    for path, content in bodies.items():
-        app.openapi()["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
-    app.state.model = model
 
 
 class JSONRoute(APIRoute):
@@ -465,24 +408,9 @@ class JSONRoute(APIRoute):
 
 app = FastAPI(lifespan=lifespan)
 app.router.route_class = JSONRoute
+REFUSALS: dict[int | str, dict] = {400: {}, 413: {}, 415: {}, 422: {}, 503: {}}  # in HTTP's words
 of_json: dict[str, Any] = {"max_body_size": MAX_BODY_BYTES, "responses": REFUSALS}
 of_csv: dict[str, Any] = {"max_body_size": MAX_FILE_BYTES, "responses": REFUSALS}
-
-
-@app.exception_handler(RequestValidationError)
-async def answer_422(request: Request, error: RequestValidationError) -> Response:
-    """Answer with the first MAX_ERRORS entries and none of the input, which JSON may not hold."""
-    detail = []
-    for entry in error.errors()[:MAX_ERRORS]:
-        message = WORDS.get(entry["type"], entry["msg"]).removeprefix("Value error, ")
-        if entry["type"] == "literal_error":
-            choices = request.app.state.model.features[entry["loc"][1]]["choices"]
-            label = str(entry["input"])[:100]
-            near = difflib.get_close_matches(label, choices, n=10, cutoff=0)
-            some = choices if len(choices) <= 10 else f"{len(choices)} choices, such as {near}"
-            message = f"'{label}' is not one of {some}"
-        detail.append({"loc": entry["loc"], "msg": message, "type": entry["type"]})
-    return Response(json.dumps({"detail": detail}), 422, media_type="application/json")
 
 
 # the routes
@@ -511,45 +439,51 @@ async def read_body(request: Request, media_type: str) -> bytes:
         raise HTTPException(400, f"The body was not there in {BODY_SECONDS} seconds") from None
 
 
-async def read_rows(request: Request, model: Model, schema: type[BaseModel]) -> np.ndarray:
-    """Return the rows of the body as the estimator was fitted to them, shape (rows, features).
+async def read_values(request: Request, model: Model, schema: type[BaseModel]) -> list:
+    """Return what the body has for each feature, as encode() has it, None for a gap.
 
-    Raises RequestValidationError.
+    Raises HTTPException 422.
     """
     content = await read_body(request, "application/json")
     try:
         body = from_json(content)
     except ValueError as error:
         raise refusal(str(error), "json_invalid") from None
+    if not isinstance(body, dict):
+        raise refusal("Input should be an object with the names of the features", "model_type")
     # note: for each of a million unknown names pydantic would keep an error
-    for name in body if isinstance(body, dict) else ():
+    for name in body:
         if name not in model.features:
             raise refusal("There is no such feature", "extra_forbidden", name[:100])
     try:
-        values = list(vars(schema.model_validate(body)).values())
+        return list(vars(schema.model_validate(body)).values())
     except ValidationError as error:
-        entries = error.errors(include_url=False, include_context=False)
-        raise RequestValidationError([e | {"loc": ("body", *e["loc"])} for e in entries]) from None
-    if schema is model.Row:
-        return np.array([values], float)  # None becomes NaN
-    lengths = [column and len(column) for column in values]
-    rows = set(lengths) - {None}  # a column that is left out is one of gaps
-    if len(rows) != 1:
-        given = dict(zip(model.features, lengths))
-        raise refusal(f"Columns should have equally many rows, not {given}", "columns")
-    gaps = [None] * max(rows)
-    return np.array([column or gaps for column in values], float).T
+        entries = error.errors(include_url=False, include_context=False)[:MAX_SENTENCES]
+        raise HTTPException(422, [reword(entry, model) for entry in entries]) from None
+
+
+def reword(entry: dict, model: Model) -> dict:
+    """Return pydantic's entry in words for people, and without the input: JSON may not hold it."""
+    message, kind, place = entry["msg"].removeprefix("Value error, "), entry["type"], entry["loc"]
+    if kind == "literal_error":
+        choices, label = model.features[place[0]]["choices"], str(entry["input"])[:100]
+        near = difflib.get_close_matches(label, choices, n=10, cutoff=0)
+        some = choices if len(choices) <= 10 else f"{len(choices)} choices, such as {near}"
+        message = f"'{label}' is not one of {some}"
+    elif kind in ("less_than_equal", "greater_than_equal"):  # in 31 digits
+        message = f"Input should be from {-MAX_NUMBER:g} to {MAX_NUMBER:g}"
+    return {"loc": ["body", *place], "msg": message, "type": kind}
 
 
 @app.post("/predict", response_model=Answer, **of_json)
 async def predict(request: Request) -> dict[str, Any]:
     """Predict one row."""
     model = request.app.state.model
-    X = await read_rows(request, model, model.Row)
-    columns = await request.app.state.queue.predict(model, X)
-    answer = {key: rows[0] for key, rows in columns.items()}
-    if answer["prediction"] is None:
+    values = await read_values(request, model, model.Row)
+    [answer] = await request.app.state.queue.predict(model, np.array([values], float))
+    if answer is None:
         raise refusal("The model has no answer for these values", "no_answer")
+    answer = dict(zip(model.keys, answer))
     if model.classes:
         answer["probabilities"] = dict(zip(model.classes, answer["probabilities"]))
     return answer
@@ -559,11 +493,16 @@ async def predict(request: Request) -> dict[str, Any]:
 async def predict_batch(request: Request) -> dict[str, Any]:
     """Predict many rows, given and answered as columns."""
     model = request.app.state.model
-    X = await read_rows(request, model, model.Columns)
-    answer = await request.app.state.queue.predict(model, X)
-    if None in answer["prediction"]:
-        row = answer["prediction"].index(None)
-        raise refusal("The model has no answer for this row", "no_answer", row)
+    columns = await read_values(request, model, model.Columns)
+    lengths = {name: len(column) for name, column in zip(model.features, columns) if column}
+    if len(set(lengths.values())) != 1:
+        raise refusal(f"Columns should have equally many rows, not {lengths}", "columns")
+    gaps = [None] * max(lengths.values())  # in a column that is left out
+    X = np.array([column or gaps for column in columns], float).T
+    answers = await request.app.state.queue.predict(model, X)
+    if None in answers:
+        raise refusal("The model has no answer for this row", "no_answer", answers.index(None))
+    answer = dict(zip(model.keys, zip(*answers)))
     if model.classes:
         answer["probabilities"] = dict(zip(model.classes, zip(*answer["probabilities"])))
     return answer
@@ -578,21 +517,24 @@ async def explain(request: Request) -> dict[str, Any]:
     and individual predictions with feature contributions", 2014.
     """
     model = request.app.state.model
-    X = await read_rows(request, model, model.Row)
-    n = X.shape[1]
+    x = np.array(await read_values(request, model, model.Row), float)
+    n = len(x)
     background = model.background[: max(1, MAX_EXPLAIN_CELLS // (2 * n * (n + 1)))]
     # at which step a feature is replaced: there and back, shape (2, background rows, features)
     there = np.random.default_rng(0).random((len(background), n)).argsort(axis=1)
     step = np.array([there, n - 1 - there])
     is_replaced = step[:, :, None, :] < np.arange(n + 1)[:, None]
-    rows = np.where(is_replaced, X[0], background[:, None, :]).reshape(-1, n)
-    answer = await request.app.state.queue.predict(model, np.vstack([X, rows]))
-    prediction, outputs = answer["prediction"][0], answer["prediction"]
-    if None in outputs:
+    rows = np.where(is_replaced, x, background[:, None, :]).reshape(-1, n)
+    answers = await request.app.state.queue.predict(model, np.vstack([x, rows]))
+    if None in answers:
         raise refusal("The model has no answer for values between these", "no_answer")
+    prediction, *_ = answers[0]
     if model.classes:
-        outputs = np.array(answer["probabilities"])[:, model.classes.index(prediction)]
-    walks = np.reshape(outputs[1:], (2, len(background), n + 1))
+        place = model.classes.index(prediction)
+        outputs = np.array([probabilities[place] for _, probabilities, *_ in answers])
+    else:
+        outputs = np.array([number for number, *_ in answers])
+    walks = outputs[1:].reshape(2, len(background), n + 1)
     shares = np.take_along_axis(np.diff(walks), step, axis=2).mean(axis=(0, 1))
     names = list(model.features)
     return {
@@ -612,14 +554,16 @@ class CSVResponse(StreamingResponse):
 
 async def count_file(request: Request) -> AsyncIterator[None]:
     """Let MAX_FILES in at once, until they are answered or given up."""
-    state = request.app.state
-    if state.files >= MAX_FILES:
+    files = request.app.state.files
+    if files.locked():
         raise too_busy(f"{MAX_FILES} files are being predicted")
-    state.files += 1
-    try:
+    async with files:
         yield
-    finally:
-        state.files -= 1
+
+
+of_csv["openapi_extra"] = {
+    "requestBody": {"required": True, "content": {"text/csv": {"schema": {"type": "string"}}}}
+}
 
 
 @app.post("/predict/csv", dependencies=[Depends(count_file)], response_class=CSVResponse, **of_csv)
@@ -632,12 +576,12 @@ async def predict_csv(request: Request) -> CSVResponse:
 
 
 def open_table(content: bytes, model: Model) -> tuple[list[str], str, Iterator[list[str]]]:
-    """Return what read_table() does. Raises RequestValidationError if it can't be predicted."""
+    """Return what read_table() does. Raises HTTPException 422 if it can't be predicted."""
     try:
         names, _, rows = read_table(content)
         absent = [n for n, f in model.features.items() if n not in names and not f["nullable"]]
         if absent:
-            raise ValueError(f"it has no column {', '.join(map(repr, absent[:MAX_ERRORS]))}")
+            raise ValueError(f"it has no column {', '.join(map(repr, absent[:MAX_SENTENCES]))}")
         first = list(islice(rows, MAX_CALL_ROWS))
         if not first:
             raise ValueError("it has no rows")
@@ -666,47 +610,47 @@ async def predict_lines(table: tuple, model: Model, waiting: Queue) -> AsyncIter
     header = [f"{name} (model)" if name in names else name for name in added]
     yield to_csv([names + header], separator)
     while part := await asyncio.to_thread(list, islice(rows, MAX_CALL_ROWS)):
-        X, problems = await asyncio.to_thread(read_part, part, names, model.card)
-        readable = [row for row, problem in enumerate(problems) if not problem]
-        answers = [[""] * (len(added) - 1) for _ in part]
+        X, problems = await asyncio.to_thread(read_part, part, names, model)
+        readable = [row for row, reasons in enumerate(problems) if not reasons]
+        answers = {}
         if readable:
-            columns = await waiting.put(model, X[readable])
-            for place, row in enumerate(readable):
-                if columns["prediction"][place] is None:
-                    problems[row] = "the model has no answer for this row"
-                else:
-                    answers[row] = spell_answer(columns, place, model)
+            answers = dict(zip(readable, await waiting.put(model, X[readable])))
         lines = []
-        for row, answer, problem in zip(part, answers, problems):
-            lines.append([*row[: len(names)], *answer, problem])
+        for row, (cells, reasons) in enumerate(zip(part, problems)):
+            answer = [""] * (len(added) - 1)
+            if answers.get(row):
+                answer = spell_answer(answers[row], model)
+            elif not reasons:
+                reasons.append("the model has no answer for this row")
+            lines.append([*cells[: len(names)], *answer, "; ".join(reasons)])
         yield await asyncio.to_thread(to_csv, lines, separator)
 
 
-def read_part(part: list[list[str]], names: list[str], card: dict) -> tuple[np.ndarray, list[str]]:
-    """Return the rows as the estimator was fitted to them, and for each what is wrong, or ""."""
-    X, found = encode(dict(zip(names, zip(*part))), card)
-    reasons: list[list[str]] = [[] for _ in part]
+def read_part(
+    part: list[list[str]], names: list[str], model: Model
+) -> tuple[np.ndarray, list[list[str]]]:
+    """Return the rows as the estimator was fitted to them, and for each what is wrong."""
+    X, found = encode(dict(zip(names, zip(*part))), model.card)
+    problems: list[list[str]] = [[] for _ in part]
     for row, cells in enumerate(part):
         if any(cells[len(names) :]):
-            reasons[row].append(f"the row has {len(cells)} cells, the header {len(names)}")
+            problems[row].append(f"the row has {len(cells)} cells, the header {len(names)}")
     for row, name, reason in found:
-        reasons[row].append(f"{name} {reason}")
-    return X, ["; ".join(each) for each in reasons]
+        problems[row].append(f"{name} {reason}")
+    return X, problems
 
 
-def spell_answer(columns: dict[str, list], place: int, model: Model) -> list[str]:
+def spell_answer(answer: tuple, model: Model) -> list[str]:
     """Return the cells of one row's answer, numbers with the table's own decimal mark."""
 
     def spell(numbers: list[float]) -> list[str]:
         return [repr(number).replace(".", model.card["decimal"]) for number in numbers]
 
-    answer = {key: rows[place] for key, rows in columns.items()}
     if model.classes:
-        cells = [answer["prediction"], *spell(answer["probabilities"])]
-        cells.append(" or ".join(answer["likely"]))
-    else:
-        cells = spell([answer["prediction"], *answer["interval"]])
-    return [*cells, "; ".join(answer["warnings"])]
+        prediction, probabilities, likely, sentences = answer
+        return [prediction, *spell(probabilities), " or ".join(likely), "; ".join(sentences)]
+    prediction, interval, sentences = answer
+    return [*spell([prediction, *interval]), "; ".join(sentences)]
 
 
 def to_csv(rows: list[list[str]], separator: str) -> str:
