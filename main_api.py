@@ -15,7 +15,7 @@ import os
 import queue
 import threading
 import warnings
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from itertools import islice
@@ -99,6 +99,14 @@ def load(path: str) -> dict:
     raise ValueError(f"'{path}' {found}: run `python train.py`")
 
 
+OUTSIDE = {
+    ("number", "minimum"): "below {}, the lowest",
+    ("number", "maximum"): "above {}, the highest",
+    ("date", "minimum"): "before {}, the earliest",
+    ("date", "maximum"): "after {}, the latest",
+}
+
+
 class Model:
     """What was loaded, and how it answers. It never changes, so that a request may keep it."""
 
@@ -141,7 +149,7 @@ class Model:
             places = probabilities.argmax(axis=1)
         else:
             places = np.searchsorted(self.classes, self.estimator.predict(X))
-        predictions = [self.classes[place] for place in places]
+        predictions = [self.classes[place] for place in places.tolist()]
         # likely: the predicted label, then all that are as probable as nine of ten of theirs were
         likely = [[label] for label in predictions]
         others = probabilities >= self.uncertainty["thresholds"]
@@ -162,7 +170,8 @@ class Model:
 
     def warn(self, X: np.ndarray) -> list[list[str]]:
         """Return for each row a sentence for each value outside of the training range."""
-        sentences: list[list[str]] = [[] for _ in range(len(X))]
+        # rows share a list until one needs its own: thousands of lists cost as much as a call
+        sentences: list[list[str]] = [[]] * len(X)
         for row, place in zip(*((X < self.low) | (X > self.high)).nonzero()):
             feature, value = self.card["features"][place], X[row, place]
             end = "maximum" if value > self.high[place] else "minimum"
@@ -173,16 +182,9 @@ class Model:
                 value, bound = f"{value:.10g}", f"{bound:.10g}"
             if len(sentences[row]) < MAX_SENTENCES:
                 where = OUTSIDE[feature["type"], end].format(bound)
-                sentences[row].append(f"{feature['name']} {value} is {where} in training")
+                sentence = f"{feature['name']} {value} is {where} in training"
+                sentences[row] = [*sentences[row], sentence]
         return sentences
-
-
-OUTSIDE = {
-    ("number", "minimum"): "below {}, the lowest",
-    ("number", "maximum"): "above {}, the highest",
-    ("date", "minimum"): "before {}, the earliest",
-    ("date", "maximum"): "after {}, the latest",
-}
 
 
 # the schema, made from the card
@@ -245,16 +247,6 @@ class Answer(BaseModel):
     warnings: list[str]
 
 
-class Answers(BaseModel):
-    """The same of many rows, a list each."""
-
-    prediction: list[str] | list[float]
-    probabilities: dict[str, list[float]] | None = None
-    likely: list[list[str]] | None = None
-    interval: list[list[float]] | None = None
-    warnings: list[list[str]]
-
-
 class Explanation(BaseModel):
     prediction: str | float
     value: float
@@ -308,37 +300,36 @@ class Queue:
         """Return the answers for up to MAX_CALL_ROWS rows, however much waits."""
         work = Work(model, X, self.loop.create_future())
         self.waiting.append(work)
-        self.arrivals.put(True)
+        # a moment later, so that requests that are read together share a call
+        self.loop.call_soon(self.arrivals.put, True)
         return await work.future
 
     def make_calls(self) -> None:
         """Call the model again and again, in the thread."""
         with config_context(assume_finite=True, skip_parameter_validation=True):
             while self.arrivals.get():
-                if self.waiting:  # it may have shared the call before
-                    batch = self.take()
+                if batch := self.take():
                     X = np.concatenate([work.X for work in batch])
                     answers = batch[0].model.answer(X)
-                    self.loop.call_soon_threadsafe(self.deliver, batch, answers)
+                    self.loop.call_soon_threadsafe(self.deliver, batch, iter(answers))
 
     def take(self) -> list[Work]:
-        """Return what shares the next call: the first, and what fits beside it."""
-        batch = [self.waiting.popleft()]
-        rows = len(batch[0].X)
-        while self.waiting and self.waiting[0].model is batch[0].model:
-            rows += len(self.waiting[0].X)
-            if rows > MAX_CALL_ROWS:
+        """Return what shares the next call: the first, and what fits beside it. None are left
+        where an earlier call has taken them."""
+        batch, rows = [], 0
+        while self.waiting:
+            work = self.waiting[0]
+            rows += len(work.X)
+            if batch and (rows > MAX_CALL_ROWS or work.model is not batch[0].model):
                 break
             batch.append(self.waiting.popleft())
         return batch
 
-    def deliver(self, batch: list[Work], answers: list[tuple | None]) -> None:
-        start = 0
+    def deliver(self, batch: list[Work], answers: Iterator[tuple | None]) -> None:
         for work in batch:
-            end = start + len(work.X)
+            mine = list(islice(answers, len(work.X)))
             if not work.future.done():  # cancelled, as its client has gone
-                work.future.set_result(answers[start:end])
-            start = end
+                work.future.set_result(mine)
 
 
 # the app
@@ -468,8 +459,7 @@ def reword(entry: dict, model: Model) -> dict:
     if kind == "literal_error":
         choices, label = model.features[place[0]]["choices"], str(entry["input"])[:100]
         near = difflib.get_close_matches(label, choices, n=10, cutoff=0)
-        some = choices if len(choices) <= 10 else f"{len(choices)} choices, such as {near}"
-        message = f"'{label}' is not one of {some}"
+        message = f"'{label}' is not one of {len(choices)} choices, such as {near}"
     elif kind in ("less_than_equal", "greater_than_equal"):  # in 31 digits
         message = f"Input should be from {-MAX_NUMBER:g} to {MAX_NUMBER:g}"
     return {"loc": ["body", *place], "msg": message, "type": kind}
@@ -489,9 +479,9 @@ async def predict(request: Request) -> dict[str, Any]:
     return answer
 
 
-@app.post("/predict/batch", response_model=Answers, **of_json)
+@app.post("/predict/batch", **of_json)
 async def predict_batch(request: Request) -> dict[str, Any]:
-    """Predict many rows, given and answered as columns."""
+    """Predict many rows, given as columns; the answer has the keys of one row's, a list each."""
     model = request.app.state.model
     columns = await read_values(request, model, model.Columns)
     lengths = {name: len(column) for name, column in zip(model.features, columns) if column}
@@ -528,18 +518,16 @@ async def explain(request: Request) -> dict[str, Any]:
     answers = await request.app.state.queue.predict(model, np.vstack([x, rows]))
     if None in answers:
         raise refusal("The model has no answer for values between these", "no_answer")
-    prediction, *_ = answers[0]
+    prediction, outputs = answers[0][0], [answer[0] for answer in answers]
     if model.classes:
         place = model.classes.index(prediction)
-        outputs = np.array([probabilities[place] for _, probabilities, *_ in answers])
-    else:
-        outputs = np.array([number for number, *_ in answers])
-    walks = outputs[1:].reshape(2, len(background), n + 1)
+        outputs = [answer[1][place] for answer in answers]
+    walks = np.reshape(outputs[1:], (2, len(background), n + 1))
     shares = np.take_along_axis(np.diff(walks), step, axis=2).mean(axis=(0, 1))
     names = list(model.features)
     return {
         "prediction": prediction,
-        "value": float(outputs[0]),
+        "value": outputs[0],
         "average": float(walks[0, :, 0].mean()),
         "shares": {names[place]: float(shares[place]) for place in np.argsort(-np.abs(shares))},
     }
@@ -600,44 +588,38 @@ def open_table(content: bytes, model: Model) -> tuple[list[str], str, Iterator[l
         raise refusal(f"This is no table to predict: {error}", "table") from None
 
 
-async def predict_lines(table: tuple, model: Model, waiting: Queue) -> AsyncIterator[str]:
-    """Yield the header of the answer, then its rows, part after part."""
+def predict_lines(table: tuple, model: Model, waiting: Queue) -> Iterator[str]:
+    """Yield the rows with their answers, part after part. It runs in a thread."""
     names, separator, rows = table
     added = ["prediction", "low", "high", "warnings", "problem"]
     if model.classes:
         of_each = [f"probability of {label}" for label in model.classes]
         added = ["prediction", *of_each, "likely", "warnings", "problem"]
-    header = [f"{name} (model)" if name in names else name for name in added]
-    yield to_csv([names + header], separator)
-    while part := await asyncio.to_thread(list, islice(rows, MAX_CALL_ROWS)):
-        X, problems = await asyncio.to_thread(read_part, part, names, model)
-        readable = [row for row, reasons in enumerate(problems) if not reasons]
-        answers = {}
+    lines = [names + [f"{name} (model)" if name in names else name for name in added]]
+    while part := list(islice(rows, MAX_CALL_ROWS)):
+        X, found = encode(dict(zip(names, zip(*part))), model.card)
+        problems: dict[int, list[str]] = defaultdict(list)
+        for row, cells in enumerate(part):
+            if any(cells[len(names) :]):
+                problems[row].append(f"the row has {len(cells)} cells, the header {len(names)}")
+        for row, name, reason in found:
+            problems[row].append(f"{name} {reason}")
+        readable = [row for row in range(len(part)) if row not in problems]
+        answers: dict[int, tuple | None] = {}
         if readable:
-            answers = dict(zip(readable, await waiting.put(model, X[readable])))
+            call = asyncio.run_coroutine_threadsafe(waiting.put(model, X[readable]), waiting.loop)
+            answers = dict(zip(readable, call.result()))
+        for row, cells in enumerate(part):
+            if answer := answers.get(row):
+                spelled = spell_answer(answer, model)
+            else:
+                spelled = [""] * (len(added) - 1)
+                problems[row] = problems[row] or ["the model has no answer for this row"]
+            lines.append([*cells[: len(names)], *spelled, "; ".join(problems[row])])
+        text = io.StringIO()
+        csv.writer(text, delimiter=separator, lineterminator="\n").writerows(lines)
+        yield text.getvalue()
         lines = []
-        for row, (cells, reasons) in enumerate(zip(part, problems)):
-            answer = [""] * (len(added) - 1)
-            if answers.get(row):
-                answer = spell_answer(answers[row], model)
-            elif not reasons:
-                reasons.append("the model has no answer for this row")
-            lines.append([*cells[: len(names)], *answer, "; ".join(reasons)])
-        yield await asyncio.to_thread(to_csv, lines, separator)
-
-
-def read_part(
-    part: list[list[str]], names: list[str], model: Model
-) -> tuple[np.ndarray, list[list[str]]]:
-    """Return the rows as the estimator was fitted to them, and for each what is wrong."""
-    X, found = encode(dict(zip(names, zip(*part))), model.card)
-    problems: list[list[str]] = [[] for _ in part]
-    for row, cells in enumerate(part):
-        if any(cells[len(names) :]):
-            problems[row].append(f"the row has {len(cells)} cells, the header {len(names)}")
-    for row, name, reason in found:
-        problems[row].append(f"{name} {reason}")
-    return X, problems
 
 
 def spell_answer(answer: tuple, model: Model) -> list[str]:
@@ -651,9 +633,3 @@ def spell_answer(answer: tuple, model: Model) -> list[str]:
         return [prediction, *spell(probabilities), " or ".join(likely), "; ".join(sentences)]
     prediction, interval, sentences = answer
     return [*spell([prediction, *interval]), "; ".join(sentences)]
-
-
-def to_csv(rows: list[list[str]], separator: str) -> str:
-    text = io.StringIO()
-    csv.writer(text, delimiter=separator, lineterminator="\n").writerows(rows)
-    return text.getvalue()
