@@ -52,6 +52,7 @@ MAX_WAITING_ROWS = 100_000  # beyond it the answer is 503: a second of work, or 
 MAX_EXPLAIN_CELLS = 4_000_000  # of the rows made up for one explanation
 MAX_SENTENCES = 20  # reasons in a 422, warnings for a row
 BODY_SECONDS = 60  # for a client to send all of its body
+LATER = {"Retry-After": "1"}  # seconds: a header of 503
 
 log = logging.getLogger("uvicorn.error")
 logging.getLogger("uvicorn.access").disabled = True  # a line a request costs a tenth of the speed
@@ -60,10 +61,6 @@ logging.getLogger("uvicorn.access").disabled = True  # a line a request costs a 
 def refusal(message: str, kind: str, *place: str | int) -> HTTPException:
     """Return the 422 that says what is wrong at a place of the body."""
     return HTTPException(422, [{"loc": ["body", *place], "msg": message, "type": kind}])
-
-
-def too_busy(message: str) -> HTTPException:
-    return HTTPException(503, message, headers={"Retry-After": "1"})
 
 
 # what is loaded, and how it answers
@@ -284,7 +281,7 @@ class Queue:
         Raises HTTPException 503 if too much waits, or the server stops.
         """
         if self.rows + len(X) > MAX_WAITING_ROWS:
-            raise too_busy("Too much work is waiting")
+            raise HTTPException(503, "Too much work is waiting", LATER)
         self.rows += len(X)
         try:
             answers: list[tuple | None] = []
@@ -292,7 +289,7 @@ class Queue:
                 answers += await self.put(model, X[start : start + MAX_CALL_ROWS])
             return answers
         except asyncio.CancelledError:
-            raise too_busy("The server is stopping, or the client has gone") from None
+            raise HTTPException(503, "The server is stopping", LATER) from None
         finally:
             self.rows -= len(X)
 
@@ -400,8 +397,6 @@ class JSONRoute(APIRoute):
 app = FastAPI(lifespan=lifespan)
 app.router.route_class = JSONRoute
 REFUSALS: dict[int | str, dict] = {400: {}, 413: {}, 415: {}, 422: {}, 503: {}}  # in HTTP's words
-of_json: dict[str, Any] = {"max_body_size": MAX_BODY_BYTES, "responses": REFUSALS}
-of_csv: dict[str, Any] = {"max_body_size": MAX_FILE_BYTES, "responses": REFUSALS}
 
 
 # the routes
@@ -465,7 +460,7 @@ def reword(entry: dict, model: Model) -> dict:
     return {"loc": ["body", *place], "msg": message, "type": kind}
 
 
-@app.post("/predict", response_model=Answer, **of_json)
+@app.post("/predict", response_model=Answer, max_body_size=MAX_BODY_BYTES, responses=REFUSALS)
 async def predict(request: Request) -> dict[str, Any]:
     """Predict one row."""
     model = request.app.state.model
@@ -479,7 +474,7 @@ async def predict(request: Request) -> dict[str, Any]:
     return answer
 
 
-@app.post("/predict/batch", **of_json)
+@app.post("/predict/batch", max_body_size=MAX_BODY_BYTES, responses=REFUSALS)
 async def predict_batch(request: Request) -> dict[str, Any]:
     """Predict many rows, given as columns; the answer has the keys of one row's, a list each."""
     model = request.app.state.model
@@ -498,7 +493,7 @@ async def predict_batch(request: Request) -> dict[str, Any]:
     return answer
 
 
-@app.post("/explain", response_model=Explanation, **of_json)
+@app.post("/explain", response_model=Explanation, max_body_size=MAX_BODY_BYTES, responses=REFUSALS)
 async def explain(request: Request) -> dict[str, Any]:
     """Say how much each feature adds to the answer for one row, compared with rows of the table.
 
@@ -510,25 +505,26 @@ async def explain(request: Request) -> dict[str, Any]:
     x = np.array(await read_values(request, model, model.Row), float)
     n = len(x)
     background = model.background[: max(1, MAX_EXPLAIN_CELLS // (2 * n * (n + 1)))]
-    # at which step a feature is replaced: there and back, shape (2, background rows, features)
-    there = np.random.default_rng(0).random((len(background), n)).argsort(axis=1)
-    step = np.array([there, n - 1 - there])
-    is_replaced = step[:, :, None, :] < np.arange(n + 1)[:, None]
-    rows = np.where(is_replaced, x, background[:, None, :]).reshape(-1, n)
-    answers = await request.app.state.queue.predict(model, np.vstack([x, rows]))
+    rng, steps, walks = np.random.default_rng(0), [], []
+    for row in background:
+        there = rng.permutation(n)  # the step at which each feature is replaced
+        for step in (there, n - 1 - there):
+            steps.append(step)
+            walks.append(np.where(step < np.arange(n + 1)[:, None], x, row))
+    answers = await request.app.state.queue.predict(model, np.vstack([x, *walks]))
     if None in answers:
         raise refusal("The model has no answer for values between these", "no_answer")
     prediction, outputs = answers[0][0], [answer[0] for answer in answers]
     if model.classes:
         place = model.classes.index(prediction)
         outputs = [answer[1][place] for answer in answers]
-    walks = np.reshape(outputs[1:], (2, len(background), n + 1))
-    shares = np.take_along_axis(np.diff(walks), step, axis=2).mean(axis=(0, 1))
+    value, outputs = outputs[0], np.reshape(outputs[1:], (-1, n + 1))
+    shares = np.mean([np.diff(walk)[step] for walk, step in zip(outputs, steps)], axis=0)
     names = list(model.features)
     return {
         "prediction": prediction,
-        "value": outputs[0],
-        "average": float(walks[0, :, 0].mean()),
+        "value": value,
+        "average": float(outputs[:, 0].mean()),
         "shares": {names[place]: float(shares[place]) for place in np.argsort(-np.abs(shares))},
     }
 
@@ -544,17 +540,19 @@ async def count_file(request: Request) -> AsyncIterator[None]:
     """Let MAX_FILES in at once, until they are answered or given up."""
     files = request.app.state.files
     if files.locked():
-        raise too_busy(f"{MAX_FILES} files are being predicted")
+        raise HTTPException(503, f"{MAX_FILES} files are being predicted", LATER)
     async with files:
         yield
 
 
-of_csv["openapi_extra"] = {
-    "requestBody": {"required": True, "content": {"text/csv": {"schema": {"type": "string"}}}}
-}
-
-
-@app.post("/predict/csv", dependencies=[Depends(count_file)], response_class=CSVResponse, **of_csv)
+@app.post(
+    "/predict/csv",
+    dependencies=[Depends(count_file)],
+    max_body_size=MAX_FILE_BYTES,
+    responses=REFUSALS,
+    response_class=CSVResponse,
+    openapi_extra={"requestBody": {"required": True, "content": {"text/csv": {}}}},
+)
 async def predict_csv(request: Request) -> CSVResponse:
     """Predict a table as train.py reads it: its columns come back, followed by the answer's."""
     model = request.app.state.model
