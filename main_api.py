@@ -454,7 +454,8 @@ def reword(entry: dict, model: Model) -> dict:
     if kind == "literal_error":
         choices, label = model.features[place[0]]["choices"], str(entry["input"])[:100]
         near = difflib.get_close_matches(label, choices, n=10, cutoff=0)
-        message = f"'{label}' is not one of {len(choices)} choices, such as {near}"
+        some = choices if len(choices) <= 10 else f"{len(choices)} choices, such as {near}"
+        message = f"'{label}' is not one of {some}"
     elif kind in ("less_than_equal", "greater_than_equal"):  # in 31 digits
         message = f"Input should be from {-MAX_NUMBER:g} to {MAX_NUMBER:g}"
     return {"loc": ["body", *place], "msg": message, "type": kind}
@@ -608,11 +609,11 @@ def predict_lines(table: tuple, model: Model, waiting: Queue) -> Iterator[str]:
             call = asyncio.run_coroutine_threadsafe(waiting.put(model, X[readable]), waiting.loop)
             answers = dict(zip(readable, call.result()))
         for row, cells in enumerate(part):
-            if answer := answers.get(row):
-                spelled = spell_answer(answer, model)
-            else:
-                spelled = [""] * (len(added) - 1)
-                problems[row] = problems[row] or ["the model has no answer for this row"]
+            spelled = [""] * (len(added) - 1)
+            if answers.get(row) is not None:
+                spelled = spell_answer(answers[row], model)
+            elif row not in problems:
+                problems[row].append("the model has no answer for this row")
             lines.append([*cells[: len(names)], *spelled, "; ".join(problems[row])])
         text = io.StringIO()
         csv.writer(text, delimiter=separator, lineterminator="\n").writerows(lines)
