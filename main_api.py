@@ -63,7 +63,7 @@ def refusal(message: str, kind: str, *place: str | int) -> HTTPException:
     return HTTPException(422, [{"loc": ["body", *place], "msg": message, "type": kind}])
 
 
-# what is loaded, and how it answers
+# what is loaded
 
 
 def load(path: str) -> dict:
@@ -71,11 +71,11 @@ def load(path: str) -> dict:
 
     Raises ValueError with one line: the file, what was found, what to type.
     """
+    todo = "run `python train.py`"
     try:
         written, content = os.stat(path).st_mtime_ns, Path(path).read_bytes()
     except OSError as error:
-        found = f"'{path}' can't be read ({error.strerror})"
-        raise ValueError(f"{found}: run `python train.py`") from None
+        raise ValueError(f"'{path}' can't be read ({error.strerror}): {todo}") from None
     sha256 = hashlib.sha256(content).hexdigest()
     if MODEL_SHA256 and sha256 != MODEL_SHA256.lower():
         raise ValueError(f"'{path}' has SHA-256 {sha256}, but MODEL_SHA256 is '{MODEL_SHA256}'")
@@ -93,10 +93,13 @@ def load(path: str) -> dict:
         found = f"was saved by scikit-learn {then}, this is {now}"
     except Exception as error:  # noqa: BLE001 a pickle may raise anything
         found = f"was not saved by train.py, or only in part ({type(error).__name__}: {error})"
-    raise ValueError(f"'{path}' {found}: run `python train.py`")
+    raise ValueError(f"'{path}' {found}: {todo}")
 
 
-OUTSIDE = {
+# how it answers
+
+
+OUTSIDE = {  # of the training range
     ("number", "minimum"): "below {}, the lowest",
     ("number", "maximum"): "above {}, the highest",
     ("date", "minimum"): "before {}, the earliest",
@@ -305,14 +308,13 @@ class Queue:
         """Call the model again and again, in the thread."""
         with config_context(assume_finite=True, skip_parameter_validation=True):
             while self.arrivals.get():
-                if batch := self.take():
+                if batch := self.take():  # none, where what arrived has shared the call before
                     X = np.concatenate([work.X for work in batch])
                     answers = batch[0].model.answer(X)
                     self.loop.call_soon_threadsafe(self.deliver, batch, iter(answers))
 
     def take(self) -> list[Work]:
-        """Return what shares the next call: the first, and what fits beside it. None are left
-        where an earlier call has taken them."""
+        """Return what shares the next call: the first, and what fits beside it, if any waits."""
         batch, rows = [], 0
         while self.waiting:
             work = self.waiting[0]
@@ -329,7 +331,7 @@ class Queue:
                 work.future.set_result(mine)
 
 
-# the app
+# from start to stop
 
 
 @asynccontextmanager
@@ -382,36 +384,7 @@ async def serve_new_files(app: FastAPI) -> None:
             log.error("main_api.py: %s; the model of before goes on", error)
 
 
-class JSONRoute(APIRoute):
-    """A route that FastAPI documents, but whose answer pydantic writes as it is: half the work
-    (FastAPI's "Custom Request and APIRoute"). With dependencies, a login say, it is an ordinary
-    route."""
-
-    def get_route_handler(self) -> Callable:
-        async def handle(request: Request) -> Response:
-            return Response(to_json(await self.endpoint(request)), media_type="application/json")
-
-        return super().get_route_handler() if self.dependencies else handle
-
-
-app = FastAPI(lifespan=lifespan)
-app.router.route_class = JSONRoute
-REFUSALS: dict[int | str, dict] = {400: {}, 413: {}, 415: {}, 422: {}, 503: {}}  # in HTTP's words
-
-
-# the routes
-
-
-@app.get("/health")
-async def health(request: Request) -> dict[str, str]:
-    """Answer as soon as the model is loaded; before that nothing listens."""
-    return {"status": "ok"}
-
-
-@app.get("/model")
-async def model_card(request: Request) -> dict[str, Any]:
-    """Return the model's card, with the SHA-256 of the file."""
-    return request.app.state.model.card
+# what is sent
 
 
 async def read_body(request: Request, media_type: str) -> bytes:
@@ -461,15 +434,47 @@ def reword(entry: dict, model: Model) -> dict:
     return {"loc": ["body", *place], "msg": message, "type": kind}
 
 
+# the routes
+
+
+class JSONRoute(APIRoute):
+    """A route that FastAPI documents, but whose answer pydantic writes as it is: half the work
+    (FastAPI's "Custom Request and APIRoute"). With dependencies, a login say, it is an ordinary
+    route."""
+
+    def get_route_handler(self) -> Callable:
+        async def handle(request: Request) -> Response:
+            return Response(to_json(await self.endpoint(request)), media_type="application/json")
+
+        return super().get_route_handler() if self.dependencies else handle
+
+
+app = FastAPI(lifespan=lifespan)
+app.router.route_class = JSONRoute
+REFUSALS: dict[int | str, dict] = {400: {}, 413: {}, 415: {}, 422: {}, 503: {}}  # in HTTP's words
+
+
+@app.get("/health")
+async def health(request: Request) -> dict[str, str]:
+    """Answer as soon as the model is loaded; before that nothing listens."""
+    return {"status": "ok"}
+
+
+@app.get("/model")
+async def model_card(request: Request) -> dict[str, Any]:
+    """Return the model's card, with the SHA-256 of the file."""
+    return request.app.state.model.card
+
+
 @app.post("/predict", response_model=Answer, max_body_size=MAX_BODY_BYTES, responses=REFUSALS)
 async def predict(request: Request) -> dict[str, Any]:
     """Predict one row."""
     model = request.app.state.model
     values = await read_values(request, model, model.Row)
-    [answer] = await request.app.state.queue.predict(model, np.array([values], float))
-    if answer is None:
+    [row] = await request.app.state.queue.predict(model, np.array([values], float))
+    if row is None:
         raise refusal("The model has no answer for these values", "no_answer")
-    answer = dict(zip(model.keys, answer))
+    answer = dict(zip(model.keys, row))
     if model.classes:
         answer["probabilities"] = dict(zip(model.classes, answer["probabilities"]))
     return answer
@@ -530,7 +535,10 @@ async def explain(request: Request) -> dict[str, Any]:
     }
 
 
-# files
+# a file
+
+
+CSV_BODY = {"required": True, "content": {"text/csv": {"schema": {"type": "string"}}}}
 
 
 class CSVResponse(StreamingResponse):
@@ -552,7 +560,7 @@ async def count_file(request: Request) -> AsyncIterator[None]:
     max_body_size=MAX_FILE_BYTES,
     responses=REFUSALS,
     response_class=CSVResponse,
-    openapi_extra={"requestBody": {"required": True, "content": {"text/csv": {}}}},
+    openapi_extra={"requestBody": CSV_BODY},
 )
 async def predict_csv(request: Request) -> CSVResponse:
     """Predict a table as train.py reads it: its columns come back, followed by the answer's."""
