@@ -15,7 +15,7 @@ import os
 import queue
 import threading
 import warnings
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from itertools import islice
@@ -511,7 +511,8 @@ async def explain(request: Request) -> dict[str, Any]:
     x = np.array(await read_values(request, model, model.Row), float)
     n = len(x)
     background = model.background[: max(1, MAX_EXPLAIN_CELLS // (2 * n * (n + 1)))]
-    rng, steps, walks = np.random.default_rng(0), [], []
+    rng = np.random.default_rng(0)
+    steps, walks = [], []
     for row in background:
         there = rng.permutation(n)  # the step at which each feature is replaced
         for step in (there, n - 1 - there):
@@ -525,7 +526,8 @@ async def explain(request: Request) -> dict[str, Any]:
         place = model.classes.index(prediction)
         outputs = [answer[1][place] for answer in answers]
     value, outputs = outputs[0], np.reshape(outputs[1:], (-1, n + 1))
-    shares = np.mean([np.diff(walk)[step] for walk, step in zip(outputs, steps)], axis=0)
+    gains = [np.diff(walk)[step] for walk, step in zip(outputs, steps)]
+    shares = np.mean(gains, axis=0)
     names = list(model.features)
     return {
         "prediction": prediction,
@@ -605,13 +607,13 @@ def predict_lines(table: tuple, model: Model, waiting: Queue) -> Iterator[str]:
     lines = [names + [f"{name} (model)" if name in names else name for name in added]]
     while part := list(islice(rows, MAX_CALL_ROWS)):
         X, found = encode(dict(zip(names, zip(*part))), model.card)
-        problems: dict[int, list[str]] = defaultdict(list)
+        problems: list[list[str]] = [[] for _ in part]
         for row, cells in enumerate(part):
             if any(cells[len(names) :]):
                 problems[row].append(f"the row has {len(cells)} cells, the header {len(names)}")
         for row, name, reason in found:
             problems[row].append(f"{name} {reason}")
-        readable = [row for row in range(len(part)) if row not in problems]
+        readable = [row for row, reasons in enumerate(problems) if not reasons]
         answers: dict[int, tuple | None] = {}
         if readable:
             call = asyncio.run_coroutine_threadsafe(waiting.put(model, X[readable]), waiting.loop)
@@ -620,7 +622,7 @@ def predict_lines(table: tuple, model: Model, waiting: Queue) -> Iterator[str]:
             spelled = [""] * (len(added) - 1)
             if answers.get(row) is not None:
                 spelled = spell_answer(answers[row], model)
-            elif row not in problems:
+            elif not problems[row]:
                 problems[row].append("the model has no answer for this row")
             lines.append([*cells[: len(names)], *spelled, "; ".join(problems[row])])
         text = io.StringIO()
