@@ -380,7 +380,7 @@ async def serve_new_files(app: FastAPI) -> None:
                 log.warning("main_api.py: the new '%s' is served", MODEL_PATH)
         except OSError:  # there is none
             continue
-        except ValueError as error:
+        except Exception as error:  # noqa: BLE001 whatever is wrong with it, the next may be right
             log.error("main_api.py: %s; the model of before goes on", error)
 
 
@@ -429,6 +429,8 @@ def reword(entry: dict, model: Model) -> dict:
         near = difflib.get_close_matches(label, choices, n=10, cutoff=0)
         some = choices if len(choices) <= 10 else f"{len(choices)} choices, such as {near}"
         message = f"'{label}' is not one of {some}"
+    elif kind == "float_type":
+        message += ", such as 13.5"
     elif kind in ("less_than_equal", "greater_than_equal"):  # in 31 digits
         message = f"Input should be from {-MAX_NUMBER:g} to {MAX_NUMBER:g}"
     return {"loc": ["body", *place], "msg": message, "type": kind}
