@@ -578,7 +578,7 @@ def draw_about(card: dict) -> None:
     scores = {"model": card["metrics"], f"always the {dummy}": card["baseline"]}
     st.table(pd.DataFrame(scores).map(write).rename(lambda key: key.replace("_", " ")))
     for note in card["notes"]:
-        st.warning(plain(f"{note}."))
+        st.warning(plain(note))  # some are questions
     st.header("What matters most")
     gains = {name: max(0.0, gain) for name, gain in card["importance"].items()}
     total, bars = sum(gains.values()) or 1, []
