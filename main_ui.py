@@ -140,7 +140,7 @@ def spell(value: Any) -> str:
 def write(value: float, scale: float = 0.0, sign: str = "") -> str:
     """Return a number with three digits of the scale, of its interval say; or with four digits."""
     decimals = 2 - math.floor(math.log10(scale or abs(value) / 10 or 1))
-    text = f"{value:{sign},.{min(max(decimals, 0), 12)}f}"
+    text = f"{value:{sign}z,.{min(max(decimals, 0), 12)}f}"  # z: no -0.0
     return text if abs(value) >= 10_000 else text.replace(",", "")  # a year has no comma
 
 
