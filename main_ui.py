@@ -29,7 +29,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 API_URL = os.environ.get("API_URL", f"http://127.0.0.1:{os.environ.get('API_PORT', '8001')}")
 PUBLIC_API = os.environ.get("PUBLIC_API") == "1"  # the page's port answers under /api too
 TIMEOUT_SECONDS = 10  # until the next bytes come
-UNFOLDED = 21  # features in sight; of clearly more, the less important ones are folded away
+UNFOLDED = 24  # features in sight; of more, the less important ones are folded away
 BARS = 10  # in a chart; nobody compares more
 WHAT_IF_POINTS = 150
 WHAT_IF_CHOICES = 30  # the most frequent ones
@@ -275,7 +275,7 @@ def draw_field(feature: dict) -> None:
 
 
 def draw_form(card: dict) -> None:
-    """Draw the examples and the fields, of many features the important ones first."""
+    """Draw the examples and the fields, in the table's order; of many features some are folded."""
     ranked, examples = list(card["importance"]), []
     for example in card["examples"]:
         values = [f"{n} = {spell(example['features'][n]) or 'unknown'}" for n in ranked[:3]]
@@ -283,17 +283,11 @@ def draw_form(card: dict) -> None:
     label, places = "Try a row of the table", range(len(examples))
     choose = {"on_change": press_example, "args": [card], "wrap": True, "key": "page:try"}
     st.pills(label, places, format_func=examples.__getitem__, **choose)
-    features = {feature["name"]: feature for feature in card["features"]}
-    shown, folded = list(features), []
-    if len(features) > UNFOLDED + 3:
-        shown, folded = ranked[:UNFOLDED], ranked[UNFOLDED:]
-    with st.grid(3):
-        for name in shown:
-            draw_field(features[name])
-    if folded:
-        with st.expander(f"{len(folded)} more, which matter less"), st.grid(3):
-            for name in folded:
-                draw_field(features[name])
+    shown = st.grid(3)
+    less = st.expander("What matters less").grid(3) if ranked[UNFOLDED:] else None
+    for feature in card["features"]:
+        with shown if feature["name"] in ranked[:UNFOLDED] else less:
+            draw_field(feature)
 
 
 # the answer to one row
