@@ -46,8 +46,6 @@ state = st.session_state
 
 def main() -> None:
     """Draw the page from top to bottom; Streamlit runs it again after each click."""
-    for key in ("page:card", "page:address", "page:result"):
-        state.setdefault(key, None)
     card = get_card()
     st.set_page_config(card["title"], layout="wide")
     st.title(plain(card["title"]))
@@ -104,19 +102,18 @@ def read_lines(response: Any, expected: int) -> bytes:
 def get_card() -> dict:
     """Return the model's card; without an API the one that was seen last, or stop."""
     card, problem = call("/model")
-    seen = state["page:card"] or card
+    seen = state.get("page:card")
     if problem:
         st.error(problem)
         st.button("Try again", key="page:retry")
-        if seen is None:
-            st.stop()
-    elif card["sha256"] != seen["sha256"]:
+        return seen or st.stop()
+    if seen is None or card["sha256"] != seen["sha256"]:
         # what was filled in and answered belongs to another model
-        st.query_params.clear()
-        state["page:address"] = state["page:result"] = None
-        st.toast("The model has changed: please check the form.", duration="infinite")
-    state["page:card"] = card or seen
-    return state["page:card"]
+        state["page:card"], state["page:address"], state["page:result"] = card, None, None
+        if seen:
+            st.query_params.clear()
+            st.toast("The model has changed: please check the form.", duration="infinite")
+    return card
 
 
 # words and numbers as people read them
