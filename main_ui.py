@@ -516,14 +516,11 @@ def read_result(content: bytes, card: dict) -> dict:
     ends.columns, ends.index = ["prediction", "problem"], ends.index + 1
     problems = ends["problem"][ends["problem"] != ""]
     predictions = ends["prediction"].drop(problems.index)
-    summary = predictions.value_counts()
     if card["task"] == "regression":
-        values = pd.to_numeric(predictions.str.replace(card["decimal"], "."))
-        summary = values.agg(["mean", "min", "max"])
+        predictions = pd.to_numeric(predictions.str.replace(card["decimal"], "."))
     return {
-        "good": len(predictions),
         "rows": len(ends),
-        "summary": summary,
+        "predictions": predictions,
         "first": first[[*added, *first.columns.drop(added)]],
         "problems": problems.head(SHOWN_ROWS).rename_axis("row").reset_index(),
         "packed": gzip.compress(content, 1),
@@ -532,16 +529,18 @@ def read_result(content: bytes, card: dict) -> dict:
 
 def draw_result(result: dict, card: dict) -> None:
     """Draw the summary, the first rows, and what can't be predicted and why."""
-    good, rows, summary = result["good"], result["rows"], result["summary"]
+    predictions, rows = result["predictions"], result["rows"]
+    good = len(predictions)
     st.header(f"{good:,} of {rows:,} rows predicted")
     if good and card["task"] == "classification":
         bars = []
-        for label, n in summary.head(BARS).items():
+        for label, n in predictions.value_counts().head(BARS).items():
             words = f"{label}: {n:,}, {100 * n / good:.1f} %"
             bars.append({"name": words, "value": n, "label": label})
         draw_bars(bars, "Predictions", color_of(card), good)
     elif good:
-        mean, low, high = (write(value, summary["max"] - summary["min"]) for value in summary)
+        ends = predictions.mean(), predictions.min(), predictions.max()
+        mean, low, high = (write(value, ends[2] - ends[1]) for value in ends)
         st.text(f"{card['target']}: {mean} on average, from {low} to {high}.")
     if good < rows:
         words = f"{rows - good:,} can't be predicted, as listed below. The first is"
