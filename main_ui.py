@@ -391,14 +391,14 @@ def values_to_try(feature: dict, here: Any) -> tuple[list, dict]:
         kept = [*sorted(often, key=often.get)[-WHAT_IF_CHOICES:], here]
         values = [choice for choice in often if choice in kept]
         return values, {spell(choice): often[choice] for choice in values}
-    low, high = (place_of(feature, feature[end]) for end in ("minimum", "maximum"))
-    edges = np.linspace(low, high, len(feature["counts"]) + 1).tolist()
+    ends = [place_of(feature, feature["minimum"]), place_of(feature, feature["maximum"])]
+    edges = np.linspace(*ends, len(feature["counts"]) + 1).tolist()
     seen = dict(zip(edges, [*feature["counts"], 0]))
     if here is not None:
-        low, high = min(low, place_of(feature, here)), max(high, place_of(feature, here))
-    values = np.linspace(low, high, WHAT_IF_POINTS + 1)
+        ends.append(place_of(feature, here))
+    values = np.linspace(min(ends), max(ends), WHAT_IF_POINTS + 1)
     if feature["type"] == "date":
-        unit = "s" if "T" in feature["minimum"] + feature["maximum"] else "D"
+        unit = "D" if is_day(feature) else "s"
         values = values.astype("datetime64[ms]").astype(f"datetime64[{unit}]").astype(str)
     elif feature["integer"]:
         values = values.round()
