@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shlex
+import threading
 from contextlib import suppress
 from datetime import date
 from functools import partial
@@ -23,7 +24,11 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
+from streamlit.runtime import get_instance
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 API_URL = os.environ.get("API_URL", f"http://127.0.0.1:{os.environ.get('API_PORT', '8001')}")
@@ -34,6 +39,7 @@ BARS = 10  # in a chart; nobody compares more
 WHAT_IF_POINTS = 150
 WHAT_IF_CHOICES = 30  # the most frequent ones
 MAX_FILE_MB = 50
+MAX_HELD_MB = 200  # of all visitors' uploads: they fit into 1 GB beside the rest
 SHOWN_ROWS = 1_000  # of a file on the screen; the download has all
 
 GONE = "The model is not there or too busy. Please try again in a moment."
@@ -468,6 +474,12 @@ def draw_layers(card: dict, feature: dict, data: list[list[dict]]) -> None:
 # many rows
 
 
+@st.cache_resource
+def one_file() -> threading.Lock:
+    """Return what lets one visitor's file be predicted at a time: several would fill the memory."""
+    return threading.Lock()
+
+
 def draw_many_rows(card: dict) -> None:
     st.text(
         "A CSV file with a column for each feature, written as in the table, up to 100,000 rows "
@@ -479,8 +491,9 @@ def draw_many_rows(card: dict) -> None:
     st.download_button("Download a template", template, "template.csv", on_click="ignore")
     file = st.file_uploader("Your file", "csv", max_upload_size=MAX_FILE_MB, key="page:file")
     if file is not None and (not state["page:result"] or file.file_id != state["page:result"][0]):
-        content, problem = call("/predict/csv", file.getvalue())
-        result = None if problem else read_result(content, card)
+        with one_file():
+            content, problem = call("/predict/csv", file.getvalue())
+            result = None if problem else read_result(content, card)
         if problem == GONE:  # the upload is kept, and with it what came of the one before
             st.error(problem)
             st.button("Try again", key="page:retry-file")
@@ -604,6 +617,27 @@ def draw_programmers(card: dict) -> None:
         st.code(words, None, wrap_lines=True)
 
 
+class LimitUploads:
+    """Refuse an upload while others fill the memory: each is held until it has been predicted."""
+
+    def __init__(self, app: Any):
+        self.app, self.coming = app, 0  # bytes
+
+    async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
+        if scope.get("method") != "PUT":
+            return await self.app(scope, receive, send)
+        length = int(Headers(scope=scope).get("content-length", MAX_FILE_MB * 2**20))
+        visitors = get_instance().uploaded_file_mgr.file_storage.values()
+        held = sum(len(file.data) for files in visitors for file in files.values())
+        if self.coming + held + length > MAX_HELD_MB * 2**20:
+            return await PlainTextResponse("Too many files", 503)(scope, receive, send)
+        self.coming += length
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.coming -= length
+
+
 # the server: it runs this file anew for each click of a visitor, and answers for the API if that
 # is to be public; else it knows no path below /api
 
@@ -614,5 +648,9 @@ else:
     if PUBLIC_API:
         from main_api import app as api
     start_api = api.router.lifespan_context
-    routes = [Route("/api", api), Mount("/api", api)]
-    app = st.App(__file__, routes=routes, lifespan=lambda _: start_api(api))
+    app = st.App(
+        __file__,
+        routes=[Route("/api", api), Mount("/api", api)],
+        middleware=[Middleware(LimitUploads)],
+        lifespan=lambda _: start_api(api),
+    )
