@@ -19,7 +19,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from itertools import islice
@@ -47,7 +47,7 @@ from sklearn.preprocessing import OneHotEncoder, SplineTransformer, StandardScal
 
 MODEL_PATH = Path(os.environ.get("MODEL_PATH", "model.joblib"))
 
-Table = dict[str, Sequence[str]]  # each column's texts by its name
+Table = dict[str, list[str]]  # each column's texts by its name
 Folds = list[tuple[np.ndarray, np.ndarray]]  # rows to fit to, and rows to test on
 
 # what a table may be
@@ -268,16 +268,17 @@ def read_columns(content: bytes, path: str | None) -> Table:
         names, _, rows = read_table(content)
         if len(names) == 1:
             raise ValueError("it has one column: a table needs a target and at least one feature")
-        cells = list(rows)
-        if not cells:
-            raise ValueError("it has a header and no rows")
-        for place, row in enumerate(cells, 1):
+        table: Table = {name: [] for name in names}
+        for place, row in enumerate(rows, 1):
             if any(row[len(names) :]):
                 raise ValueError(f"row {place} has {len(row)} cells, the header {len(names)}")
+            for texts, text in zip(table.values(), row):
+                texts.append(text.strip())
+        if not table[names[0]]:
+            raise ValueError("it has a header and no rows")
     except ValueError as error:
         refuse(f"'{path}' is not a table: {error}")
-    columns = zip(names, zip(*cells))
-    return {name: [text.strip() for text in texts] for name, texts in columns}
+    return table
 
 
 # from texts to numbers, and back
@@ -487,8 +488,10 @@ def read_features(table: Table, rows: np.ndarray, card: dict) -> np.ndarray:
         some = ", ".join(numbers[:3])
         card["notes"].append(f"the header looks like data ({some}): is it missing?")
     columns, wide = [], max(map(len, table))
-    for name in [name for name in table if name != card["target"]]:
+    for name in list(table):
         texts = table.pop(name)
+        if name == card["target"]:
+            continue
         texts = [texts[row] for row in rows]
         found = describe_column(name, texts, card)
         if isinstance(found, str):
