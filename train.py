@@ -305,14 +305,15 @@ def read_number(text: str, decimal: str) -> float | None:
 
 
 def read_date(text: str, layout: str = ISO) -> float | None:
-    """Return the days since 1970-01-01 (UTC where the text says so), or None. ISO is always read."""
+    """Return the days since 1970-01-01 (UTC where the text says so), or None. ISO is always read,
+    and commas are not looked at: Jan 5, 2024."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         if layout == ISO:
             return None
         try:
-            moment = datetime.strptime(text, layout)
+            moment = datetime.strptime(text.replace(",", ""), layout)
         except ValueError:
             return None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
