@@ -67,8 +67,7 @@ MAX_GUESSED_CLASSES = 10  # different whole numbers in the target; more are a qu
 # how a model is measured
 MIN_ROWS = 10  # fewer say nothing about a model
 FOLDS = 5  # of the cross-validation; a class needs as many rows
-LARGE_WORK = 50_000  # rows times classes: beyond, one fold is enough
-COMPARED_ROWS = 50_000  # of a large table, to fit the candidates to
+LARGE_WORK = 50_000  # rows times classes: beyond, one fold is enough, and so many rows to fit to
 SLOW_WORK = 1_000_000  # rows times classes: beyond, the slow candidate is left out
 DISORDER = 0.001  # the share of steps back that a table in order of time may have
 MAX_REPEATS = 10  # of one row; more are no accident, but all the combinations there are
@@ -619,10 +618,10 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
     if any(features[place]["nullable"] for place in quantities):
         filling = {"strategy": "median", "add_indicator": True, "keep_empty_features": True}
         inputs = make_pipeline(SimpleImputer(**filling), inputs)
-    cycles = (make_cycles(len(dates)), dates)
     if choices or len(dates):
         one_hot = OneHotEncoder(handle_unknown="ignore")
-        inputs = make_column_transformer((inputs, quantities), cycles, (one_hot, choices))
+        parts = (inputs, quantities), (one_hot, choices)
+        inputs = make_column_transformer(*parts, remainder="passthrough")  # the cycles of dates
 
     # boosting takes gaps and categories as they are
     name, linear = "logistic regression", LogisticRegression(max_iter=1000)
@@ -632,13 +631,16 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
         Boosting = HistGradientBoostingRegressor
     common = {"categorical_features": categories, "random_state": 0}
     patience = {"max_iter": 300, "early_stopping": True, "n_iter_no_change": 20}
-    quick, slow = Boosting(**common), Boosting(learning_rate=0.05, **patience, **common)
+    models = {
+        name: make_pipeline(inputs, linear),
+        "gradient boosting": Boosting(**common),
+        "slow gradient boosting": Boosting(learning_rate=0.05, **patience, **common),
+    }
     if len(dates):
-        everything = np.arange(len(features))
-        with_cycles = make_column_transformer(("passthrough", everything), cycles)
-        quick, slow = make_pipeline(with_cycles, quick), make_pipeline(with_cycles, slow)
-    linear = make_pipeline(inputs, linear)
-    return {name: linear, "gradient boosting": quick, "slow gradient boosting": slow}
+        everything, cycles = np.arange(len(features)), make_cycles(len(dates))
+        with_cycles = make_column_transformer(("passthrough", everything), (cycles, dates))
+        models = {name: make_pipeline(with_cycles, model) for name, model in models.items()}
+    return models
 
 
 def make_cycles(columns: int) -> BaseEstimator:
@@ -662,7 +664,7 @@ def make_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
     card["measured"] = f"{FOLDS} folds, {words}"
     if work(card) > LARGE_WORK:
         fit, test = folds[-1]
-        some = np.random.default_rng(0).permutation(fit)[:COMPARED_ROWS]
+        some = np.random.default_rng(0).permutation(fit)[:LARGE_WORK]
         if "classes" in card:  # a row of each
             some = np.union1d(some, fit[np.unique(y[fit], return_index=True)[1]])
         folds, card["measured"] = [(some, test)], f"{count(len(test), 'row')} kept out, {words}"
@@ -676,10 +678,18 @@ def work(card: dict) -> int:
 
 
 def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
-    """Return folds that look forward; none where the table is not in order of time."""
-    order = time_order(X, card)
-    if order is None:
+    """Return folds that look forward where the rows are in order of time, or in the reverse."""
+    for feature, column in zip(card["features"], X.T):
+        known = column[~np.isnan(column)]
+        steps = np.diff(known)
+        is_time = feature["type"] == "date" or TIME.search(feature["name"])
+        is_long = len(np.unique(known)) >= 4 * FOLDS
+        if is_time and is_long and min((steps < 0).mean(), (steps > 0).mean()) < DISORDER:
+            break
+    else:
         return []
+    card["notes"].append(f"the rows are in order of time, by '{feature['name']}'")
+    order = np.argsort(column, kind="stable")
     folds = [(order[fit], order[test]) for fit, test in TimeSeriesSplit(FOLDS).split(X)]
     first = len(folds[0][0])
     different = min(len(np.unique(y[part])) for part in (order[:first], order[first:]))
@@ -687,19 +697,6 @@ def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
         card["notes"].append("but some classes are too rare to measure it on later rows only")
         return []
     return folds
-
-
-def time_order(X: np.ndarray, card: dict) -> np.ndarray | None:
-    """Return the rows from old to new where they are in order of time, or in the reverse."""
-    for feature, column in zip(card["features"], X.T):
-        is_time = feature["type"] == "date" or TIME.search(feature["name"])
-        known = column[~np.isnan(column)]
-        if is_time and len(np.unique(known)) >= 4 * FOLDS:
-            steps = np.diff(known)
-            if min((steps < 0).mean(), (steps > 0).mean()) < DISORDER:
-                card["notes"].append(f"the rows are in order of time, by '{feature['name']}'")
-                return np.argsort(column, kind="stable")
-    return None
 
 
 def shuffled_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
@@ -804,16 +801,16 @@ def note_leaks(card: dict) -> None:
     loss = next(iter(card["metrics"]))
     left = card["metrics"][loss] / (card["baseline"][loss] or 1.0)
     names = [f"'{name}'" for name in card["importance"]]
-    gains = [max(gain, 0.0) for gain in card["importance"].values()]
-    first = gains[0] / (sum(gains) or 1.0)
+    gains = np.maximum(list(card["importance"].values()), 0.0)
+    is_alone = gains[0] > 0.9 * gains.sum()
     question = f"is it known before '{card['target']}' is?"
     if left > 0.99:
         card["notes"].append("hardly better than the dummy: these columns say little")
-    elif left < 0.03 and first < 0.9:
+    elif left < 0.5 and is_alone:
+        card["notes"].append(f"{names[0]} tells almost all of it: {question}")
+    elif left < 0.03:
         both = " and ".join(names[:2])
         card["notes"].append(f"almost nothing is left to guess, by {both}: {question}")
-    elif left < 0.03 or (left < 0.5 and first > 0.9):
-        card["notes"].append(f"{names[0]} tells almost all of it: {question}")
 
 
 # how sure an answer is
