@@ -705,16 +705,15 @@ def shuffled_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
     first = np.array([places.setdefault(row.tobytes(), place) for place, row in enumerate(X)])
     different = np.unique(first)
     repeats = len(y) - len(different)
-    rows = [(y[different] == label).sum() for label in card.get("classes", [])]
-    is_rare = min(rows, default=FOLDS) < FOLDS
-    is_few = not 2 * FOLDS <= len(different) >= len(y) / MAX_REPEATS
+    is_few = len(different) < max(2 * FOLDS, len(y) / MAX_REPEATS)
+    is_rare = any((y[different] == label).sum() < FOLDS for label in card.get("classes", []))
+    if is_few or is_rare:  # note: of a few combinations, as of three choices, new rows are old ones
+        different = first = np.arange(len(y))
     if repeats and not is_few:
         note = f"{count(repeats, 'row')} with the features of another: kept in one fold"
         if is_rare:
             note = "rows repeat others, and a class has too few different ones to tell"
         card["notes"].append(note)
-    if is_few or is_rare:  # note: of a few combinations, as of three choices, new rows are old ones
-        different = first = np.arange(len(y))
 
     # split the different rows, and let the others go where theirs goes
     Split = StratifiedKFold if "classes" in card else KFold
