@@ -618,10 +618,10 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
     if any(features[place]["nullable"] for place in quantities):
         filling = {"strategy": "median", "add_indicator": True, "keep_empty_features": True}
         inputs = make_pipeline(SimpleImputer(**filling), inputs)
+    cycles = (make_cycles(len(dates)), dates)
     if choices or len(dates):
         one_hot = OneHotEncoder(handle_unknown="ignore")
-        parts = (inputs, quantities), (one_hot, choices)
-        inputs = make_column_transformer(*parts, remainder="passthrough")  # the cycles of dates
+        inputs = make_column_transformer((inputs, quantities), cycles, (one_hot, choices))
 
     # boosting takes gaps and categories as they are
     name, linear = "logistic regression", LogisticRegression(max_iter=1000)
@@ -631,16 +631,13 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
         Boosting = HistGradientBoostingRegressor
     common = {"categorical_features": categories, "random_state": 0}
     patience = {"max_iter": 300, "early_stopping": True, "n_iter_no_change": 20}
-    models = {
-        name: make_pipeline(inputs, linear),
-        "gradient boosting": Boosting(**common),
-        "slow gradient boosting": Boosting(learning_rate=0.05, **patience, **common),
-    }
+    quick, slow = Boosting(**common), Boosting(learning_rate=0.05, **patience, **common)
     if len(dates):
-        everything, cycles = np.arange(len(features)), make_cycles(len(dates))
-        with_cycles = make_column_transformer(("passthrough", everything), (cycles, dates))
-        models = {name: make_pipeline(with_cycles, model) for name, model in models.items()}
-    return models
+        everything = np.arange(len(features))
+        with_cycles = make_column_transformer(("passthrough", everything), cycles)
+        quick, slow = make_pipeline(with_cycles, quick), make_pipeline(with_cycles, slow)
+    linear = make_pipeline(inputs, linear)
+    return {name: linear, "gradient boosting": quick, "slow gradient boosting": slow}
 
 
 def make_cycles(columns: int) -> BaseEstimator:
