@@ -6,7 +6,6 @@ Values are worked out by hand, or by scikit-learn called directly. Two tests nee
 skipped without it: one a browser (Playwright and Debian's Chromium), one the command schemathesis.
 """
 
-import csv
 import hashlib
 import importlib
 import io
@@ -586,23 +585,20 @@ def test_get(api):
 
 def test_predict(api):
     """A row, columns and a file are answered alike, as the model itself answers; null is a gap."""
-
-    def spell(numbers):
-        return [repr(number).replace(".", api.card["decimal"]) for number in numbers]
-
     rows, X, url = rows_of(api) * 41, np.tile(api.background, (41, 1)), api.url + "/predict"
     batch, predictions = ask(url + "/batch", columns_of(rows))[1], api.model.predict(X).tolist()
+    columns = {"prediction": batch["prediction"]}
     if "classes" in api.card:
-        shares, likely = batch["probabilities"], [" or ".join(each) for each in batch["likely"]]
+        shares = batch["probabilities"]
         assert (batch["prediction"], list(shares)) == (predictions, api.card["classes"])
         numbers = list(zip(*shares.values()))
         np.testing.assert_allclose(numbers, api.model.predict_proba(X), 1e-9, 1e-12)
-        columns = [batch["prediction"], *map(spell, shares.values()), likely]
-        added = [*(f"probability of {label}" for label in shares), "likely"]
+        columns |= {f"probability of {label}": shares[label] for label in shares}
+        columns["likely"] = [" or ".join(labels) for labels in batch["likely"]]
     else:
         assert batch["prediction"] == pytest.approx(predictions, rel=1e-9)
-        numbers, added = batch["interval"], ["low", "high"]
-        columns = [spell(batch["prediction"]), *map(spell, zip(*numbers))]
+        numbers = batch["interval"]
+        columns["low"], columns["high"] = zip(*numbers)
 
     for i, row in enumerate(rows[:20]):
         known = {name: value for name, value in row.items() if value is not None}
@@ -613,13 +609,16 @@ def test_predict(api):
         for key in answer.keys() - {"probabilities", "interval"}:
             assert answer[key] == pytest.approx(batch[key][i])
 
-    text, names = to_csv([row | {"mine": "kept"} for row in rows], api), [*rows[0], "mine"]
-    added = ["prediction", *added, "warnings", "problem"]
-    expected = [names + [f"{name} (model)" if name in names else name for name in added]]
-    given = list(csv.reader(io.StringIO(text), delimiter=";"))[1:]
-    expected += [[*cells, *answer, "", ""] for cells, answer in zip(given, zip(*columns))]
-    scored = ask(url + "/csv", text, CSV)[1]
-    assert list(csv.reader(io.StringIO(scored), delimiter=";")) == expected
+    def read(text):
+        how = {"sep": ";", "decimal": api.card["decimal"], "keep_default_na": False}
+        return pd.read_csv(io.StringIO(text), **how)
+
+    rows = [row | {"mine": "kept"} for row in rows]
+    answers = pd.DataFrame(columns | {"warnings": "", "problem": ""})
+    answers.columns = [f"{n} (model)" if n in rows[0] else n for n in answers]
+    whole = pd.concat([pd.DataFrame(rows), answers], axis=1)
+    scored = ask(url + "/csv", to_csv(rows, api), CSV)[1]
+    pd.testing.assert_frame_equal(read(scored), read(to_csv(whole, api)), rtol=1e-9)
 
 
 def test_csv(given):
