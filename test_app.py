@@ -687,12 +687,10 @@ def test_values(feature, value, status, words, apis):
 
 
 @pytest.mark.parametrize(("path", "body", "kind", "status", "words"), [
-    ("/predict", b"", JSON, 422, "EOF"), ("/predict", b"{", JSON, 422, "EOF"),
+    ("/predict", b"", JSON, 422, "EOF"), ("/predict", b"\xff", JSON, 422, "expected value"),
     ("/predict", b"[]", JSON, 422, "object with the names of the features"),
-    ("/predict", b"null", JSON, 422, "object"), ("/predict", b"\xff", JSON, 422, "expected value"),
     ("/predict", b"[" * 9999, JSON, 422, "recurs"), ("/predict", b'{"\\ud800": 1}', JSON, 422, ""),
-    ("/predict", {}, JSON, 422, "Field required"),
-    ("/predict", b'{"x": 1}', "application/json; charset=utf-8", 200, ""),
+    ("/predict", {}, JSON, 422, "Field required"), ("/predict", {"x": 1}, f"{JSON}; x=y", 200, ""),
     ("/predict", b'{"x": 1}', "text/plain;x=json", 415, "Send the header"),
     ("/explain", {"x": "1"}, JSON, 422, "valid number"),
     ("/predict/batch", {"x": []}, JSON, 422, "at least 1"),
@@ -703,11 +701,9 @@ def test_values(feature, value, status, words, apis):
     ("/predict/csv", "x\n1\n", JSON, 415, "Send the header 'Content-Type: text/csv'"),
     ("/predict/csv", "x\n" + "1\n" * 100_000, CSV, 200, ""),
     ("/predict/csv", "x\n" + "1\n" * 100_001, CSV, 422, "more than 100,000 rows"),
-    ("/predict/csv", "x\n", CSV, 422, "it has no rows"),
-    ("/predict/csv", "z\n1\n", CSV, 422, "it has no column 'x'"),
+    ("/predict/csv", "x\n", CSV, 422, "no rows"), ("/predict/csv", "z\n", CSV, 422, "no column"),
     ("/predict/csv", "x;z\n1,5;0.5\n", CSV, 422, "'1,5' is no number where '.' is the decimal"),
-    ("/predict/csv", b"", CSV, 422, "it is empty"),
-    ("/predict/csv", b'x,z\n"1,2\n', CSV, 422, "never closed"),
+    ("/predict/csv", b"", CSV, 422, "empty"), ("/predict/csv", b'x\n"1\n', CSV, 422, "a quote"),
 ])  # fmt: skip
 def test_bodies(path, body, kind, status, words, given):
     """Whatever is sent has its status and its words."""
@@ -1134,8 +1130,8 @@ def test_public_api(started):
     for path, body, kind in (
         ("/health", None, JSON), ("/model", None, JSON), ("/predict", {"x": -2.5}, JSON),
         ("/predict/batch", {"x": [-2.5, 7.0]}, JSON), ("/predict/csv", "x;y\n-2.5;a\n", CSV),
-        ("/explain", {"x": -2.5}, JSON), ("/predict", {"x": math.nan}, JSON), ("/predict", "{}", CSV),
-        ("/none", None, JSON),
+        ("/explain", {"x": -2.5}, JSON), ("/predict", {"x": math.nan}, JSON),
+        ("/predict", "{}", CSV), ("/none", None, JSON),
     ):  # fmt: skip
         assert ask(public.page + "/api" + path, body, kind) == ask(public.api + path, body, kind)
         with pytest.raises(HTTPError, match="404"):
@@ -1232,20 +1228,18 @@ NOT_HERE = re.compile(r"\b(docker|hf|git lfs|ray|chromium|opentelemetry|gradio|A
 
 def test_readme(tmp_path):
     """What README.md says to type works, and prints what stands below it; no block is left out."""
-    dates, towns = DAYS[::-1] * 2, ["Alba", "Asti", "Bra"] * 40
     area, built = np.arange(120) * 7 % 97 + 25.5, np.arange(120) * 11 % 90 + 1900
-    price = 1000 * area + 100 * built
-    sales = {"town": towns, "area (m²)": area, "built": built, "listed": dates, "price": price}
-    table = csv_of(sales)
+    sales = {"town": ["Alba", "Asti", "Bra"] * 40, "area (m²)": area, "built": built}
+    table = csv_of(sales | {"listed": DAYS[::-1] * 2, "price": 1000 * area + 100 * built})
     (tmp_path / "sales.csv").write_text(table)
     (tmp_path / "train.py").symlink_to(HERE / "train.py")
     for folder in ("forest", "wine"):
         (tmp_path / folder).mkdir()
     wine, printed = fit(tmp_path / "wine", None, build=train.build_model), ""
     (tmp_path / "new.csv").write_text(to_csv(rows_of(wine), wine))
-    text = (HERE / "README.md").read_text()
+    blocks = re.findall(r"(?ms)^```\w*\n(.*?)^```", (HERE / "README.md").read_text())
     with serve(load_api(wine.path).app) as url:
-        for block in re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for block in blocks:
             if block.startswith(SHOWN) or NOT_HERE.search(block):
                 continue
             if block.startswith(("curl ", "python ")):
