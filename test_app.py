@@ -480,7 +480,8 @@ def test_train_measures_by_hand(trained, tmp_path):
     p, y = LABELS.values()
     loss, area = metrics.log_loss(y, np.stack([1 - p, p], axis=1)), metrics.roc_auc_score(y, p)
     assert [card["metrics"][key] for key in ("log_loss", "roc_auc")] == pytest.approx([loss, area])
-    assert card["examples"][0] == {"features": {"x": 0.02}, "target": "no"}
+    ends = [({"x": 0.02}, "no"), ({"x": 0.97}, "yes")]
+    assert [(each["features"], each["target"]) for each in card["examples"]] == ends
     few = fit(tmp_path, csv_of({"x": K * 50, "y": K * 49}), build=lambda *_: Given()).card
     assert few["uncertainty"]["widths"] == [18]
     importance = trained["linear"].card["importance"]
