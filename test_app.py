@@ -318,6 +318,14 @@ def test_read_table(content, names, rows):
     assert time.monotonic() - started < 2
 
 
+def test_decimal(tmp_path):
+    """Three digits behind a mark may be thousands: what is assumed can be changed."""
+    table = csv_of({"x": ["1.234", "1.235"] * 10, "a": np.arange(20) ** 2 % 7, "y": [1, 2] * 10})
+    for options, decimal, value in (([], ".", 1.234), (["--decimal", ","], ",", 1234)):
+        saved = fit(tmp_path, table, *options)
+        assert (saved.card["decimal"], saved.background[:, 0].min()) == (decimal, value)
+
+
 def test_dates(tmp_path):
     """Dates in any usual format become days since 1970-01-01, in UTC where the text says so."""
     days = [date(2023, 12, 31) + timedelta(5 * i) for i in range(30)]
@@ -559,6 +567,8 @@ def test_get(api):
         schema = paths[path]["post"]["requestBody"]["content"][JSON]["schema"]
         assert list(schema["properties"]) == [f["name"] for f in api.card["features"]]
         assert schema["additionalProperties"] is False
+        responses = paths[path]["post"]["responses"]
+        assert responses.keys() == {"200", "400", "413", "415", "422", "503"}
         assert {ask(api.url + path, example)[0] for example in schema["examples"]} == {200}
 
 
