@@ -39,7 +39,7 @@ BARS = 10  # in a chart; nobody compares more
 WHAT_IF_POINTS = 150
 WHAT_IF_CHOICES = 30  # the most frequent ones
 MAX_FILE_MB = 50
-MAX_HELD_MB = 200  # of all visitors' uploads: they fit into 1 GB beside the rest
+MAX_HELD_MB = 150  # of all visitors' uploads: they fit into 1 GB beside the rest
 SHOWN_ROWS = 1_000  # of a file on the screen; the download has all
 
 GONE = "The model is not there or too busy. Please try again in a moment."
@@ -96,13 +96,13 @@ def call(path: str, body: dict | bytes | None = None) -> tuple[Any, str]:
 
 def read_lines(response: Any, expected: int) -> bytes:
     """Return a scored file; a bar moves by the lines that have come."""
-    bar, parts, lines = st.progress(0.0, "Predicting"), [], 0
+    bar, content, lines = st.progress(0.0, "Predicting"), io.BytesIO(), 0
     while part := response.read1(2**20):
-        parts.append(part)
+        content.write(part)
         lines += part.count(b"\n")
         bar.progress(min(1.0, lines / expected), f"{lines:,} lines of about {expected:,}")
     bar.empty()
-    return b"".join(parts)
+    return content.getvalue()
 
 
 def get_card() -> dict:
@@ -493,15 +493,16 @@ def draw_many_rows(card: dict) -> None:
     if file is not None and (not state["page:result"] or file.file_id != state["page:result"][0]):
         with one_file():
             content, problem = call("/predict/csv", file.getvalue())
-            result = None if problem else read_result(content, card)
+            if problem != GONE:
+                # note: Streamlit would keep the upload until some session ends
+                run = get_script_run_ctx()
+                run.uploaded_file_mgr.remove_file(run.session_id, file.file_id)
+                file.close()
+                result = None if problem else read_result(content, card)
+                state["page:result"] = file.file_id, problem, result
         if problem == GONE:  # the upload is kept, and with it what came of the one before
             st.error(problem)
             st.button("Try again", key="page:retry-file")
-        else:
-            state["page:result"] = file.file_id, problem, result
-            # note: Streamlit would keep the upload until some session ends
-            run = get_script_run_ctx()
-            run.uploaded_file_mgr.remove_file(run.session_id, file.file_id)
     if state["page:result"]:
         _, problem, result = state["page:result"]
         if problem:
