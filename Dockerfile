@@ -32,6 +32,9 @@ RUN --mount=type=bind,target=/context \
 # an editor on Windows may have ended start.sh's lines with CRLF, which bash doesn't take
 RUN sed -i 's/\r$//' start.sh
 
+# give large blocks back at once: else uploads and their answers fill a container of 1 GB
+ENV MALLOC_MMAP_THRESHOLD_=1000000 MALLOC_TRIM_THRESHOLD_=1000000
+
 EXPOSE 7860
 HEALTHCHECK --start-period=60s --timeout=10s CMD \
     curl -sf --noproxy '*' --max-time 4 "127.0.0.1:${API_PORT:-8001}/health" && \

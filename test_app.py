@@ -245,10 +245,10 @@ def ask(url, body=None, kind=JSON):
     return response.status, text
 
 
-def announce(url, path, kind, length, body=b"{", seconds=0.3):
+def announce(url, path, kind, length, body=b"{", seconds=0.3, method="POST"):
     """Send a body, or the first byte of one of such a length; return how the answer begins, if it
     comes before we hang up."""
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n"
     with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), seconds) as s:
         s.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode() + body)
         with suppress(TimeoutError):
@@ -373,8 +373,10 @@ def test_train_describes(trained):
     rows = [{"rows": 2, "reason": "'kind' is empty or NA"}, {"rows": 2, "reason": few}]
     assert card["dropped"] == [*rows, identifier, much]
     sha256 = hashlib.sha256(trained["kind"].path.read_bytes()).hexdigest()
-    for words in ("196 rows, 14 columns; classification", few, "19 % gaps", "keeping the", sha256):
+    known = ["196 rows, 14 columns; classification", few, "19 % gaps", "keeping the", sha256]
+    for words in [*known, "\n  logistic regression ", "\n  slow gradient boosting "]:
         assert words in printed
+    assert "can't be fitted" not in printed
 
 
 def test_train_leaves_out(tmp_path):
@@ -520,6 +522,7 @@ def test_train_measures_on_unseen_rows(name, x, measured, asked, tmp_path):
             assert np.nanmax(fitted) < np.nanmin(X) or "later" not in measured
             rows |= set(X[~np.isnan(X)].tolist())
     assert len(rows) == asked
+    assert "later" not in measured or max(rows) == np.nanmax(saved.model.fitted_)
 
 
 NOISE = np.random.default_rng(5).normal(size=(3, 100))
@@ -540,6 +543,7 @@ HALF = np.arange(60) // 2
     ({"x": HALF, "y": HALF + 9 * A[:60]}, ["30 rows with the features of another: kept in"]),
     ({"x": [1] * 30 + list(range(30)), "y": ["same"] * 30 + ["else"] * 30},
      ["rows repeat others, and a class has too few different ones to tell", "'x' tells almost"]),
+    ({"x": np.arange(60) % 40, "y": ["a", "b"] * 30}, ["20 rows with the features of another", "hardly better"]),
     ({"day": DAYS, "b": B, "y": B + NOISE[2]}, ["the rows are in order of time, by 'day'"]),
     ({"day": DAYS, "y": ["old"] * 40 + ["new"] * 20},  # the first rows lack a class
      ["in order of time", "but some classes are too rare to measure it on later", "'day' tells"]),
@@ -920,6 +924,11 @@ def test_page_example(api, open_page):
         assert "This is a real row of the table" in words
         assert metric.label.replace("\\", "") == api.card["target"]
         assert reasons == pytest.approx(shares)
+        start, end = re.search(r"From ([-\d,.]+).*to ([-\d,.]+)(?: %)?:", words).groups()
+        factor = 100 if "classes" in api.card else 1
+        told = [float(text.replace(",", "")) / factor for text in (start, end)]
+        near = {"rel": 0.01, "abs": 0.001 if "classes" in api.card else 0.05 * abs(why["value"])}
+        assert told == pytest.approx([why["average"], why["value"]], **near)
         value = re.sub(r"\\(?=\W)|\u2060", "", metric.value)
         if "classes" in api.card:
             assert value == answer["prediction"]
@@ -995,6 +1004,11 @@ def test_page_many_rows(api, open_page):
     if "classes" not in api.card:
         predictions = pytest.approx(predictions)
     assert (found, first["mine"].tolist()) == (predictions, ["kept"] * 8)
+    if "classes" not in api.card:
+        told = re.search(r": (\S+) on average, from (\S+) to (\S+)\.\n", words_on(page)).groups()
+        told = [float(text.replace(",", "")) for text in told]
+        ends = [np.mean(found[:7]), min(found[:7]), max(found[:7])]
+        assert told == pytest.approx(ends, abs=(ends[2] - ends[1]) / 100)
     for content, words in ((b"z\n1\n", "has no column"), (b"", "empty")):
         page.file_uploader(key="page:file").set_value(("t.csv", content, "text/csv")).run()
         assert (words in words_on(page), len(page.dataframe)) == (True, 0)
@@ -1048,6 +1062,8 @@ def test_page_for_programmers(api, open_page, monkeypatch):
     page.button(key="page:predict").click().run()
     row = {f["name"]: None if f["nullable"] else f["default"] for f in api.card["features"]}
     page.session_state["page:tab"] = "For programmers"
+    monkeypatch.delenv("API_URL")
+    monkeypatch.setenv("API_PORT", api.url.rpartition(":")[2])
     for is_public, url in (("1", "https://a.b:1/api"), ("", api.url)):
         monkeypatch.setenv("PUBLIC_API", is_public)
         page.run()
@@ -1149,6 +1165,10 @@ def test_public_api(started):
         with pytest.raises(HTTPError, match="404"):
             OPEN(private.page + "/api" + path, None if body is None else b"")
     assert b" 413 " in announce(public.page, "/api/predict", JSON, 10 * 2**20 + 1)
+    # uploads that would fill the memory together are refused by the length alone
+    for length, status in ((150 * 2**20 + 1, b" 503 "), (9, b" 400 ")):
+        upload = {"body": b"123456789", "seconds": 5, "method": "PUT"}
+        assert status in announce(public.page, "/_stcore/upload_file/a/b", CSV, length, **upload)
     assert ask(public.page + "/api/openapi.json")[1]["servers"] == [{"url": "/api"}]
     assert OPEN(public.page + "/api/docs").status == 200
     libraries = Path(f"/proc/{child(private, 'main_ui')}/maps").read_text()
