@@ -623,13 +623,14 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
         one_hot = OneHotEncoder(handle_unknown="ignore")
         inputs = make_column_transformer((inputs, quantities), cycles, (one_hot, choices))
 
-    # boosting takes gaps and categories as they are
+    # boosting takes gaps and categories as they are; two choices are split like a number, faster
+    several = [place for place in categories if len(features[place]["choices"]) > 2]
     name, linear = "logistic regression", LogisticRegression(max_iter=1000)
     Boosting = HistGradientBoostingClassifier
     if task == "regression":
         name, linear = "ridge regression", RidgeCV(np.logspace(-2, 4, 13))
         Boosting = HistGradientBoostingRegressor
-    common = {"categorical_features": categories, "random_state": 0}
+    common = {"categorical_features": several, "max_leaf_nodes": 15, "random_state": 0}
     patience = {"max_iter": 300, "early_stopping": True, "n_iter_no_change": 20}
     quick, slow = Boosting(**common), Boosting(learning_rate=0.05, **patience, **common)
     if len(dates):
