@@ -45,7 +45,7 @@ from sklearn.model_selection import KFold, StratifiedKFold, TimeSeriesSplit
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import OneHotEncoder, SplineTransformer, StandardScaler
 
-MODEL_PATH = Path(os.environ.get("MODEL_PATH", "model.joblib"))
+MODEL_PATH = Path(os.environ.get("MODEL_PATH") or "model.joblib")
 
 Table = dict[str, list[str]]  # each column's texts by its name
 Folds = list[tuple[np.ndarray, np.ndarray]]  # rows to fit to, and rows to test on
@@ -58,7 +58,9 @@ MAX_NUMBER = 1e30  # the square of a larger one overflows inside many estimators
 
 # what a column may be
 MOSTLY = 0.9  # of a column's cells decide what it is; the others are read as gaps, and named
+MAX_GAP_WORDS = 3  # texts among numbers that stand for a gap: None, n.a., unlimited
 MAX_CHOICES = 200  # texts in one column; more make a list that nobody scrolls
+OFTEN = 20  # times a code occurs, on average, that is no identifier but a choice
 FEW_CHOICES = 20  # so few are choices, and no identifier, also where most are numbers
 MAX_CODES = 12  # whole numbers in so small a range are often codes
 MAX_CLASSES = 100
@@ -90,11 +92,11 @@ def main() -> None:
 
     # read the table as texts, decide what each column is, turn it into numbers
     content, about = load_table(options.table)
-    table = read_columns(content, options.table)
+    table, separator = read_columns(content, options.table)
     del content  # and the columns go as they are read: a large table takes much memory
     card = start_card(find_target(table, options.target), about)
     card["title"] = options.title or card["title"]
-    card["decimal"] = options.decimal or find_decimal(table, card["notes"])
+    card["decimal"] = options.decimal or find_decimal(table, separator, card["notes"])
     y, rows = read_target(table, options.task, card)
     X = read_features(table, rows, card)
 
@@ -190,6 +192,8 @@ def read_table(content: bytes) -> tuple[list[str], str, Iterator[list[str]]]:
     An empty name becomes the column's place, a repeated one gets a number. A row that is too
     short is filled with gaps; one that is too long comes as it is. Raises ValueError in one line.
     """
+    if content.startswith((b"sep=", b"\xef\xbb\xbfsep=")):  # a line for Excel
+        content = content.partition(b"\n")[2]
     # the separator that splits most of the first rows as it splits the header
     text, separator, best = open_text(content), ",", (0, 1)
     for mark in ",;\t|":
@@ -210,7 +214,7 @@ def read_table(content: bytes) -> tuple[list[str], str, Iterator[list[str]]]:
         raise ValueError(f"it has more than {MAX_COLUMNS:,} columns")
     names, repeats = {}, Counter()
     for place, name in enumerate(header, 1):
-        name = unique = name if name.strip() else f"column {place}"
+        name = unique = name.strip() or f"column {place}"
         while unique in names:
             repeats[name] += 1
             unique = f"{name} ({repeats[name] + 1})"
@@ -254,30 +258,31 @@ def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
     csv.field_size_limit(MAX_ROW_CHARACTERS)
     row: list[str] = []
     for row in csv.reader(lines(), delimiter=separator, skipinitialspace=True):
-        size = 0
         if row:
+            size = 0
             yield row[: MAX_COLUMNS + 1]
     if row:
         raise ValueError("a quote near its end is never closed")
 
 
-def read_columns(content: bytes, path: str | None) -> Table:
-    """Return each column's texts by its name, or refuse what is no table."""
+def read_columns(content: bytes, path: str | None) -> tuple[Table, str]:
+    """Return each column's texts by its name, and the separator, or refuse what is no table."""
     try:
-        names, _, rows = read_table(content)
+        names, separator, rows = read_table(content)
         if len(names) == 1:
             raise ValueError("it has one column: a table needs a target and at least one feature")
         table: Table = {name: [] for name in names}
         for place, row in enumerate(rows, 1):
             if any(row[len(names) :]):
-                raise ValueError(f"row {place} has {len(row)} cells, the header {len(names)}")
+                reason = f"row {place} has {len(row)} cells, the header {len(names)}"
+                raise ValueError(f"{reason}: does a line stand above the header?")
             for texts, text in zip(table.values(), row):
                 texts.append(text.strip())
         if not table[names[0]]:
             raise ValueError("it has a header and no rows")
     except ValueError as error:
         refuse(f"'{path}' is not a table: {error}")
-    return table
+    return table, separator
 
 
 # from texts to numbers, and back
@@ -322,7 +327,7 @@ def read_date(text: str, layout: str = ISO) -> float | None:
 
 def read_cell(text: str, feature: dict, decimal: str) -> float | None:
     """Return the number that stands for a text, NaN for a gap, None for what can't be read."""
-    if text in MISSING:
+    if text in MISSING or text in feature.get("gaps", ()):
         return math.nan
     if feature["type"] == "number":
         return read_number(text, decimal)
@@ -400,7 +405,7 @@ def decimal_marks(table: Table) -> tuple[list[str], list[str], list[str]]:
     return points, commas, unclear
 
 
-def find_decimal(table: Table, notes: list[str]) -> str:
+def find_decimal(table: Table, separator: str, notes: list[str]) -> str:
     """Return the decimal mark for which most cells speak; note where it had to be assumed."""
     points, commas, unclear = decimal_marks(table)
     few, many = sorted([points, commas], key=len)
@@ -408,10 +413,14 @@ def find_decimal(table: Table, notes: list[str]) -> str:
         refuse(f"'{points[0]}' and '{commas[0]}' differ in the decimal mark: say --decimal")
     if few:
         notes.append(f"'{few[0]}' has another decimal mark than '{many[0]}': it is no number")
+    mark, other = (",", ".") if len(commas) > len(points) else (".", ",")
     if unclear and not many:
-        read, other = read_number(unclear[0], "."), read_number(unclear[0], ",")
-        notes.append(f"'{unclear[0]}' is read as {read:.10g}; --decimal , makes it {other:.10g}")
-    return "," if len(commas) > len(points) else "."
+        if separator == ";":  # as where the comma is a decimal mark
+            mark, other = ",", "."
+        text = unclear[0]
+        one, two = read_number(text, mark), read_number(text, other)
+        notes.append(f"'{text}' is read as {one:.10g}; --decimal {other} makes it {two:.10g}")
+    return mark
 
 
 def find_target(table: Table, wanted: str | None) -> str:
@@ -500,6 +509,9 @@ def read_features(table: Table, rows: np.ndarray, card: dict) -> np.ndarray:
             continue
         feature = {"name": name, **found}
         column, problems = encode({name: texts}, card | {"features": [feature]})
+        words = {texts[row] for row, *_ in problems}
+        if 0 < len(words) <= MAX_GAP_WORDS:  # rows to predict may have them too
+            feature["gaps"] = sorted(words)
         add_range(feature, column[:, 0])
         card["features"].append(feature)
         columns.append(column)
@@ -517,22 +529,28 @@ def describe_column(name: str, texts: list[str], card: dict) -> dict | str:
     """Return a feature's type, or the reason why the column is left out."""
     cells = pd.Series([text for text in texts if text not in MISSING], dtype=str)
     choices, known = cells.unique(), len(cells)
-    if known == 0:
-        return "empty"
+    if known < MIN_ROWS:
+        return f"known in only {count(known, 'row')}" if known else "empty"
     if len(choices) == 1 and known == len(texts):
         return f"always '{choices[0]}'"
 
     numbers = {text: read_number(text, card["decimal"]) for text in choices}
     numbers = cells.map(numbers).astype(float)
     readable, span = numbers.notna().mean(), numbers.max() - numbers.min()
-    is_number = readable == 1 or (readable >= MOSTLY and len(choices) > FEW_CHOICES)
+    words = cells[numbers.isna()].nunique()
+    is_mostly = readable >= MOSTLY or (readable > 0.5 and words <= MAX_GAP_WORDS)
+    is_number = readable == 1 or (is_mostly and len(choices) > FEW_CHOICES)
+    if cells.str.fullmatch(r"0\d+").mean() > 0.01:
+        is_number = False  # codes, such as 02139
     is_whole = is_number and (numbers.dropna() % 1 == 0).all()
     if not is_number or cells.str.fullmatch(EIGHT_DIGITS).all():
         layout = find_date_layout(cells, card["notes"])
         if layout:
             return {"type": "date", "format": layout}
     if IDENTIFIER.search(name) and len(choices) > FEW_CHOICES and (is_whole or not is_number):
-        return "an identifier, by its name"
+        if len(choices) > min(MAX_CHOICES, known // OFTEN):
+            return "an identifier, by its name"
+        is_number = False  # a choice, as of 45 stores
     if is_number:
         counts_rows = is_whole and len(choices) == len(texts) > MOSTLY * span
         if counts_rows and numbers.min() in (0, 1) and not TIME.search(name):
@@ -663,8 +681,8 @@ def make_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
     if work(card) > LARGE_WORK:
         fit, test = folds[-1]
         some = np.random.default_rng(0).permutation(fit)[:LARGE_WORK]
-        if "classes" in card:  # a row of each
-            some = np.union1d(some, fit[np.unique(y[fit], return_index=True)[1]])
+        for label in card.get("classes", []):  # rows of each
+            some = np.union1d(some, fit[y[fit] == label][:FOLDS])
         folds, card["measured"] = [(some, test)], f"{count(len(test), 'row')} kept out, {words}"
     print(f"\nmeasured on {card['measured']}")
     return folds
@@ -690,7 +708,10 @@ def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
     order = np.argsort(column, kind="stable")
     folds = [(order[fit], order[test]) for fit, test in TimeSeriesSplit(FOLDS).split(X)]
     first = len(folds[0][0])
-    different = min(len(np.unique(y[part])) for part in (order[:first], order[first:]))
+    parts = (order[:first], order[first:])
+    if work(card) > LARGE_WORK:  # measured on the last fold only
+        parts = folds[-1]
+    different = min(len(np.unique(y[part])) for part in parts)
     if different < len(card.get("classes", [])):
         card["notes"].append("but some classes are too rare to measure it on later rows only")
         return []
@@ -736,9 +757,11 @@ def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
     for name, model in {"dummy": dummy, **models}.items():
         started = time.perf_counter()
         try:
-            clones = [clone(model).fit(X[fit], y[fit]) for fit, _ in folds]
+            clones = [fit_clone(model, X[fit], y[fit]) for fit, _ in folds]
             tested = [getattr(each, method)(X[test]) for each, (_, test) in zip(clones, folds)]
             answers = np.concatenate(tested)
+            if "classes" not in card:
+                answers = answers.reshape(len(truth))  # also of shape (rows, 1)
             scores = score(truth, answers, card)
         except (ValueError, AttributeError) as error:  # too few rows of a class, no predict_proba
             print(f"  {name:23} can't be fitted: {error}")
@@ -754,6 +777,12 @@ def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
     if best is None:
         refuse("no model could be fitted: the lines above say why")
     return best
+
+
+def fit_clone(model: BaseEstimator, X: np.ndarray, y: np.ndarray) -> BaseEstimator:
+    """Fit to rows in which a column may have no value at all: boosting takes zeros, but no NaN."""
+    is_empty = np.isnan(X).all(axis=0)
+    return clone(model).fit(np.where(is_empty, 0.0, X), y)
 
 
 def score(y: np.ndarray, answers: np.ndarray, card: dict) -> dict[str, float]:
@@ -799,7 +828,7 @@ def note_leaks(card: dict) -> None:
     left = card["metrics"][loss] / (card["baseline"][loss] or 1.0)
     names = [f"'{name}'" for name in card["importance"]]
     gains = np.maximum(list(card["importance"].values()), 0.0)
-    is_alone = gains[0] > 0.9 * gains.sum()
+    is_alone = len(gains) > 1 and gains[0] > 0.9 * gains.sum()
     question = f"is it known before '{card['target']}' is?"
     if left > 0.99:
         card["notes"].append("hardly better than the dummy: these columns say little")
@@ -888,4 +917,6 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    import train  # again, by the name by which the API will find a fork's own classes
+
+    train.main()
