@@ -17,7 +17,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -39,19 +39,21 @@ from starlette.requests import ClientDisconnect
 
 from train import MAX_NUMBER, decimal_marks, decode, encode, read_date, read_table
 
-MODEL_PATH = os.environ.get("MODEL_PATH", "model.joblib")
+MODEL_PATH = os.environ.get("MODEL_PATH") or "model.joblib"
 MODEL_SHA256 = os.environ.get("MODEL_SHA256", "")  # if set, any other file is refused
 WATCH_SECONDS = 1  # between looks at the file: a new one is served without a restart
 
 MAX_ROWS = 10_000  # in one request of JSON
 MAX_BODY_BYTES = 10 * 2**20  # MAX_ROWS of 100 features of ten characters
+MAX_BRACKETS = 1_000_000  # in a body of JSON, where one label has hardly more than one
 MAX_FILE_ROWS, MAX_FILE_BYTES = 100_000, 50 * 2**20  # of a CSV file
 MAX_FILES = 4  # at once; each is held in memory until it is answered
+MAX_PART_CELLS = 200_000  # of a file, read and answered together
 MAX_CALL_ROWS = 2_000  # in one call of the model: what is longer lets others in between
 MAX_WAITING_ROWS = 100_000  # beyond it the answer is 503: a second of work, or 38 explanations
 MAX_EXPLAIN_CELLS = 4_000_000  # of the rows made up for one explanation
 MAX_SENTENCES = 20  # reasons in a 422, warnings for a row
-BODY_SECONDS = 60  # for a client to send all of its body
+BODY_SECONDS = 60  # for a client to send all of its body, or to take a part of the answer
 LATER = {"Retry-After": "1"}  # seconds: a header of 503
 
 log = logging.getLogger("uvicorn.error")
@@ -124,7 +126,7 @@ class Model:
         if self.classes:
             self.keys = ["prediction", "probabilities", "likely", "warnings"]
 
-    def answer(self, X: np.ndarray) -> list[tuple | None]:
+    def answer(self, X: np.ndarray, is_part: bool = False) -> list[tuple | None]:
         """Return for each row the values of `self.keys`, or None where the estimator has none.
 
         A row that makes the estimator raise spoils no other.
@@ -132,14 +134,15 @@ class Model:
         try:
             outputs, *columns = self.classify(X) if self.classes else self.regress(X)
             answers = list(zip(*columns, self.warn(X)))
+            for row in (~np.isfinite(outputs).all(axis=1)).nonzero()[0]:
+                answers[row] = None
         except Exception as error:  # noqa: BLE001 an estimator may raise anything
-            if len(X) == 1:
+            if not is_part:
                 log.warning("the model raised %s: %s", type(error).__name__, error)
+            if len(X) == 1:
                 return [None]
             half = len(X) // 2
-            return self.answer(X[:half]) + self.answer(X[half:])
-        for row in (~np.isfinite(outputs).all(axis=1)).nonzero()[0]:
-            answers[row] = None
+            return self.answer(X[:half], True) + self.answer(X[half:], True)
         return answers
 
     def classify(self, X: np.ndarray) -> tuple[np.ndarray, list, list, list]:
@@ -160,7 +163,7 @@ class Model:
 
     def regress(self, X: np.ndarray) -> tuple[np.ndarray, list, list]:
         """Return predictions of shape (rows, 1), and the answers' first columns."""
-        predictions = self.estimator.predict(X).reshape(-1, 1)
+        predictions = np.asarray(self.estimator.predict(X), float).reshape(-1, 1)
         band = np.searchsorted(self.uncertainty["edges"], predictions, side="right")
         width = np.take(self.uncertainty["widths"], band)
         ends = self.uncertainty["at_least"], self.uncertainty["at_most"]
@@ -172,7 +175,9 @@ class Model:
         """Return for each row a sentence for each value outside of the training range."""
         # rows share a list until one needs its own: thousands of lists cost as much as a call
         sentences: list[list[str]] = [[]] * len(X)
-        for row, place in zip(*((X < self.low) | (X > self.high)).nonzero()):
+        outside = (X < self.low) | (X > self.high)
+        outside &= outside.cumsum(axis=1) <= MAX_SENTENCES
+        for row, place in zip(*outside.nonzero()):
             feature, value = self.card["features"][place], X[row, place]
             end = "maximum" if value > self.high[place] else "minimum"
             bound = feature[end]
@@ -180,10 +185,9 @@ class Model:
                 value = decode(feature, value)
             else:
                 value, bound = f"{value:.10g}", f"{bound:.10g}"
-            if len(sentences[row]) < MAX_SENTENCES:
-                where = OUTSIDE[feature["type"], end].format(bound)
-                sentence = f"{feature['name']} {value} is {where} in training"
-                sentences[row] = [*sentences[row], sentence]
+            where = OUTSIDE[feature["type"], end].format(bound)
+            sentence = f"{feature['name']} {value} is {where} in training"
+            sentences[row] = [*sentences[row], sentence]
         return sentences
 
 
@@ -206,7 +210,8 @@ def value_type(feature: dict) -> Any:
     if feature["type"] == "boolean":
         return Annotated[bool, Field(strict=True)]
     if feature["type"] == "date":
-        iso = Field(strict=True, json_schema_extra={"format": "date"})
+        is_day = "T" not in feature["minimum"] + feature["maximum"]
+        iso = Field(strict=True, json_schema_extra={"format": "date"} if is_day else None)
         return Annotated[str, iso, AfterValidator(to_days)]
     bounds = {"allow_inf_nan": False, "ge": -MAX_NUMBER, "le": MAX_NUMBER}
     return Annotated[float, Field(strict=True, **bounds)]
@@ -404,6 +409,9 @@ async def read_values(request: Request, model: Model, schema: type[BaseModel]) -
     Raises HTTPException 422.
     """
     content = await read_body(request, "application/json")
+    # note: lists in lists would take forty times their bytes, and seconds
+    if content.count(b"[") + content.count(b"{") > MAX_BRACKETS:
+        raise refusal("Input should be an object without lists in lists", "json_invalid")
     try:
         body = from_json(content)
     except ValueError as error:
@@ -546,7 +554,17 @@ CSV_BODY = {"required": True, "content": {"text/csv": {"schema": {"type": "strin
 
 
 class CSVResponse(StreamingResponse):
+    """An answer part after part; a client that takes none of it for too long is left."""
+
     media_type = "text/csv"
+
+    async def __call__(self, scope: Any, receive: Any, send: Callable) -> None:
+        async def send_in_time(message: dict) -> None:
+            async with asyncio.timeout(BODY_SECONDS):
+                await send(message)
+
+        with suppress(TimeoutError):
+            await super().__call__(scope, receive, send_in_time)
 
 
 async def count_file(request: Request) -> AsyncIterator[None]:
@@ -578,9 +596,11 @@ def open_table(content: bytes, model: Model) -> tuple[list[str], str, Iterator[l
     """Return what read_table() does. Raises HTTPException 422 if it can't be predicted."""
     try:
         names, _, rows = read_table(content)
-        absent = [n for n, f in model.features.items() if n not in names and not f["nullable"]]
-        if absent:
-            raise ValueError(f"it has no column {', '.join(map(repr, absent[:MAX_SENTENCES]))}")
+        absent = [name for name in model.features if name not in names]
+        needed = [name for name in absent if not model.features[name]["nullable"]]
+        if needed or len(absent) == len(model.features):
+            some = ", ".join(map(repr, (needed or absent)[:MAX_SENTENCES]))
+            raise ValueError(f"it has no column {some}")
         first = list(islice(rows, MAX_CALL_ROWS))
         if not first:
             raise ValueError("it has no rows")
@@ -602,19 +622,22 @@ def open_table(content: bytes, model: Model) -> tuple[list[str], str, Iterator[l
 def predict_lines(table: tuple, model: Model, waiting: Queue) -> Iterator[str]:
     """Yield the rows with their answers, part after part. It runs in a thread."""
     names, separator, rows = table
+    absent = [f"there is no column '{name}'" for name in model.features if name not in names]
     added = ["prediction", "low", "high", "warnings", "problem"]
     if model.classes:
         of_each = [f"probability of {label}" for label in model.classes]
         added = ["prediction", *of_each, "likely", "warnings", "problem"]
     lines = [names + [f"{name} (model)" if name in names else name for name in added]]
-    while part := list(islice(rows, MAX_CALL_ROWS)):
+    step = max(1, min(MAX_CALL_ROWS, MAX_PART_CELLS // len(names)))
+    while part := list(islice(rows, step)):
         X, found = encode(dict(zip(names, zip(*part))), model.card)
         problems: list[list[str]] = [[] for _ in part]
         for row, cells in enumerate(part):
             if any(cells[len(names) :]):
                 problems[row].append(f"the row has {len(cells)} cells, the header {len(names)}")
         for row, name, reason in found:
-            problems[row].append(f"{name} {reason}")
+            if len(problems[row]) < MAX_SENTENCES:
+                problems[row].append(f"{name} {reason}")
         readable = [row for row, reasons in enumerate(problems) if not reasons]
         answers: dict[int, tuple | None] = {}
         if readable:
@@ -623,7 +646,7 @@ def predict_lines(table: tuple, model: Model, waiting: Queue) -> Iterator[str]:
         for row, cells in enumerate(part):
             spelled = [""] * (len(added) - 1)
             if answers.get(row) is not None:
-                spelled = spell_answer(answers[row], model)
+                spelled = spell_answer(answers[row], absent[:MAX_SENTENCES], model)
             elif not problems[row]:
                 problems[row].append("the model has no answer for this row")
             lines.append([*cells[: len(names)], *spelled, "; ".join(problems[row])])
@@ -633,14 +656,16 @@ def predict_lines(table: tuple, model: Model, waiting: Queue) -> Iterator[str]:
         lines = []
 
 
-def spell_answer(answer: tuple, model: Model) -> list[str]:
+def spell_answer(answer: tuple, absent: list[str], model: Model) -> list[str]:
     """Return the cells of one row's answer, numbers with the table's own decimal mark."""
+    *values, sentences = answer
+    words = "; ".join(absent + sentences)
 
     def spell(numbers: list[float]) -> list[str]:
         return [repr(number).replace(".", model.card["decimal"]) for number in numbers]
 
     if model.classes:
-        prediction, probabilities, likely, sentences = answer
-        return [prediction, *spell(probabilities), " or ".join(likely), "; ".join(sentences)]
-    prediction, interval, sentences = answer
-    return [*spell([prediction, *interval]), "; ".join(sentences)]
+        prediction, probabilities, likely = values
+        return [prediction, *spell(probabilities), " or ".join(likely), words]
+    prediction, interval = values
+    return [*spell([prediction, *interval]), words]
