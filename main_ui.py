@@ -91,7 +91,8 @@ def call(path: str, body: dict | bytes | None = None) -> tuple[Any, str]:
         reasons = []
         for entry in json.load(error)["detail"]:
             reasons.append(": ".join(map(str, [*entry["loc"][1:], entry["msg"]])))
-        return None, f"{'. '.join(reasons)}."
+        more = f" And {len(reasons) - 3} more." if len(reasons) > 3 else ""
+        return None, f"{'. '.join(reasons[:3])}.{more}"
 
 
 def read_lines(response: Any, expected: int) -> bytes:
@@ -165,7 +166,10 @@ def color_of(card: dict, legend: dict | None = None) -> dict:
     """Return Vega's encoding of a class as its colour, the same one in all charts."""
     if card["task"] == "regression":
         return {"value": "#1f77b4"}
-    return {"field": "label", "scale": {"domain": card["classes"]}, "legend": legend}
+    labels = card["classes"]
+    if legend and len(labels) > BARS:  # more than there are colours
+        labels = legend["values"]
+    return {"field": "label", "scale": {"domain": labels}, "legend": legend}
 
 
 def draw_bars(bars: list[dict], about: str, color: dict, end: float = 1e-9) -> None:
@@ -174,7 +178,7 @@ def draw_bars(bars: list[dict], about: str, color: dict, end: float = 1e-9) -> N
     ends = [min([0, *values]), max([end, *values])]
     # the axis' labels stand inside the chart: so they have all its width, on a phone too
     axis = {"labelAlign": "left", "labelBaseline": "bottom", "labelOffset": -4, "labelPadding": 0}
-    axis |= {"labelLimit": 1000, "labelFontSize": 14, "ticks": False, "domain": False}
+    axis |= {"labelLimit": {"expr": "width"}, "labelFontSize": 14, "ticks": False, "domain": False}
     axis |= {"minExtent": 0, "maxExtent": 0, "title": None}
     bands = {"paddingInner": 0.75, "paddingOuter": 0.4}
     y = {"field": "name", "type": "nominal", "sort": None, "axis": axis, "scale": bands}
@@ -207,7 +211,7 @@ def follow_address(card: dict) -> None:
             name = feature["name"]
             text = state[f"_{name}"] = (defaults | texts)[name] or None
             with suppress(ValueError):
-                if text and is_day(feature):
+                if text and is_day(feature) and "-" in text:  # as the field shows it
                     state[f"_{name}"] = date.fromisoformat(text)
 
 
@@ -263,18 +267,19 @@ def draw_field(feature: dict) -> None:
     """
     label, key = plain(feature["name"]), f"_{feature['name']}"
     kept = {"key": key, "persist_state": "session"}
+    empty = "unknown" if feature["nullable"] else "needed"
     if "minimum" not in feature:
         choices = feature.get("choices", ["false", "true"])
         if state[key] not in [None, *choices]:
             choices = [*choices, state[key]]
-        st.selectbox(label, choices, None, placeholder="unknown", **kept)
+        st.selectbox(label, choices, None, placeholder=empty, **kept)
         return
     seen = plain(f"{spell(feature['minimum'])} to {spell(feature['maximum'])} in training")
     if is_day(feature) and not isinstance(state[key], str):
         st.date_input(label, None, date.min, date.max, help=seen, format="YYYY-MM-DD", **kept)
     else:
         # a text: number inputs round what they show, and swallow a comma
-        st.text_input(label, None, help=seen, placeholder="unknown", **kept)
+        st.text_input(label, None, help=seen, placeholder=empty, **kept)
 
 
 def draw_form(card: dict) -> None:
@@ -301,7 +306,7 @@ def draw_one_row(card: dict) -> None:
     with left:
         draw_form(card)
     row, answer, kind = read_row(card), None, st.info
-    if not row:
+    if not state["page:address"]:
         words = "Fill in what you know and press Predict."
     elif read_form(card) != defaults_of(card) | state["page:address"]:
         words = "The form has changed: press Predict for its answer."
@@ -344,7 +349,7 @@ def draw_answer(card: dict, row: dict, answer: dict) -> None:
     st.metric(plain(card["target"]), plain(value))
     if card["task"] == "classification":
         ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])[:BARS]
-        bars = [{"name": f"{k}: {percent(p)}", "value": p, "label": k} for k, p in ranked]
+        bars = [{"name": f"{percent(p)}  {k}", "value": p, "label": k} for k, p in ranked]
         draw_bars(bars, "Probabilities", color_of(card), 1)
     sure = f"about {100 * card['uncertainty']['coverage']:.0f} %"
     st.markdown(f"Likely **{plain(likely)}**: such answers held the truth in {sure} of rows.")
@@ -362,9 +367,11 @@ def draw_why(card: dict, row: dict, answer: dict) -> None:
         st.info(plain(problem))
         return
     what, factor, scale, unit = f"probability of {why['prediction']}", 100, 10, " %"
+    start, end = percent(why["average"]), percent(why["value"])
     if card["task"] == "regression":
         low, high = answer["interval"]
         what, factor, scale, unit = "answer", 1, high - low, ""
+        start, end = write(why["average"], scale), write(why["value"], scale)
     shares = {f"{n} = {spell(row[n]) or 'unknown'}": why["shares"][n] for n in why["shares"]}
     names = list(shares)
     if len(names) > BARS:
@@ -372,9 +379,8 @@ def draw_why(card: dict, row: dict, answer: dict) -> None:
         shares[f"the other {len(others)}"] = sum(shares.pop(name) for name in others)
     bars = []
     for name, share in shares.items():
-        words = f"{name}: {write(factor * share, scale, '+')}{unit}"
+        words = f"{write(factor * share, scale, '+')}{unit}  {name}"
         bars.append({"name": words, "value": share, "label": why["prediction"]})
-    start, end = (write(factor * why[key], scale) + unit for key in ("average", "value"))
     st.text(f"From {start}, the average {what} for up to 100 rows of the table, to {end}:")
     draw_bars(bars, "Shares", color_of(card))
     st.text("These shares tell how the model decides; they are no causes.")
@@ -402,7 +408,9 @@ def values_to_try(feature: dict, here: Any) -> tuple[list, dict]:
     seen = dict(zip(edges, [*feature["counts"], 0]))
     if here is not None:
         ends.append(place_of(feature, here))
-    values = np.linspace(min(ends), max(ends), WHAT_IF_POINTS + 1)
+    # also the value itself, as a float: an integer may be too large for numpy
+    ends = np.array(ends, float)
+    values = np.append(np.linspace(ends.min(), ends.max(), WHAT_IF_POINTS + 1), ends[2:])
     if feature["type"] == "date":
         unit = "D" if is_day(feature) else "s"
         values = values.astype("datetime64[ms]").astype(f"datetime64[{unit}]").astype(str)
@@ -433,19 +441,21 @@ def draw_what_if(card: dict, row: dict) -> None:
             points.append({"at": place, "value": value, "label": label})
     dashed = [] if row[name] is None else [{"at": place_of(feature, row[name])}]
     seen = [{"at": place, "value": n} for place, n in seen.items()]
-    draw_layers(card, feature, [seen, points, dashed])
+    ends = np.ravel(answer.get("interval", [0, 1])).tolist()
+    draw_layers(card, feature, [seen, points, dashed], [min(ends), max(ends)])
     st.text("Dashed: the value in the form. Gray: where the table has its rows.")
 
 
-def draw_layers(card: dict, feature: dict, data: list[list[dict]]) -> None:
+def draw_layers(card: dict, feature: dict, data: list[list[dict]], ends: list) -> None:
     """Draw what the table has, the answers, and where the form is. A number or a date goes along
-    x; a category down the page, where each choice has a line to be read on."""
+    x; a category down the page, where each choice has a line to be read on. The answers' axis has
+    room for their intervals: what changes less than that is seen to change little."""
     labels = list(dict.fromkeys(point["label"] for point in data[1]))
     at = {"field": "at", "title": feature["name"], "sort": None}
     value = {"field": "value", "type": "quantitative", "title": card["target"]}
-    value |= {"axis": {"format": "~r"}, "scale": {"zero": False}}
+    value |= {"axis": {"format": "~r"}, "scale": {"domain": ends}}
     if card["task"] == "classification":
-        value |= {"title": "probability", "axis": {"format": "%"}, "scale": {"domain": [0, 1]}}
+        value |= {"title": "probability", "axis": {"format": "%"}}
     along, across, height = "x", "y", 240 + 20 * len(labels)
     area, mark = {"type": "area", "interpolate": "step-after"}, {"type": "line"}
     if feature["type"] == "date":
@@ -549,7 +559,7 @@ def draw_result(result: dict, card: dict) -> None:
     if good and card["task"] == "classification":
         bars = []
         for label, n in predictions.value_counts().head(BARS).items():
-            words = f"{label}: {n:,}, {100 * n / good:.1f} %"
+            words = f"{100 * n / good:.1f} %  {label}: {n:,}"
             bars.append({"name": words, "value": n, "label": label})
         draw_bars(bars, "Predictions", color_of(card), good)
     elif good:
@@ -587,7 +597,7 @@ def draw_about(card: dict) -> None:
     gains = {name: max(0.0, gain) for name, gain in card["importance"].items()}
     total, bars = sum(gains.values()) or 1, []
     for name, gain in list(gains.items())[:BARS]:
-        bars.append({"name": f"{name}: {100 * gain / total:.0f} %", "value": gain})
+        bars.append({"name": f"{100 * gain / total:.0f} %  {name}", "value": gain})
     draw_bars(bars, "Importance", {"value": "#767676"})
     st.header("What it was trained on")
     columns = ["name", "type", "nullable", "minimum", "maximum", "choices"]
