@@ -172,7 +172,8 @@ def load_table(path: str | None) -> tuple[bytes, dict]:
     """
     if path is not None:
         try:
-            return Path(path).read_bytes(), {"name": Path(path).stem}
+            name = Path(path).stem.encode(errors="replace").decode()
+            return Path(path).read_bytes(), {"name": name}
         except OSError as error:
             refuse(f"'{path}' can't be read ({error.strerror}): give the path of a CSV file")
     wine = load_wine(as_frame=True)
@@ -486,6 +487,7 @@ EIGHT_DIGITS = r"(19|20)\d{6}"  # 20241231
 IDENTIFIER = re.compile(
     r"(?i:(\b|_)(id|uuid)|^(index|key|rownames|column 1|unnamed: 0))$|[a-z]I[Dd]$"
 )
+TOTAL = re.compile(r"(?i)(grand )?(total|sum|summe|gesamt|insgesamt|somme)s?")
 TIME = re.compile(r"(?i:(\b|_)(time|date|day|week|month|quarter|year|period|instant|epoch|t)$)")
 
 
@@ -496,6 +498,9 @@ def read_features(table: Table, rows: np.ndarray, card: dict) -> np.ndarray:
     if len(numbers) > len(table) / 2:
         some = ", ".join(numbers[:3])
         card["notes"].append(f"the header looks like data ({some}): is it missing?")
+    for texts in table.values():
+        if TOTAL.fullmatch(texts[-1]) and texts.count(texts[-1]) == 1:
+            card["notes"].append(f"the last row looks like a total ('{texts[-1]}'): delete it?")
     columns, wide = [], max(map(len, table))
     for name in list(table):
         texts = table.pop(name)
@@ -527,7 +532,7 @@ def read_features(table: Table, rows: np.ndarray, card: dict) -> np.ndarray:
 
 def describe_column(name: str, texts: list[str], card: dict) -> dict | str:
     """Return a feature's type, or the reason why the column is left out."""
-    cells = pd.Series([text for text in texts if text not in MISSING], dtype=str)
+    cells = pd.Series([text for text in texts if text not in MISSING], dtype=str, name=name)
     choices, known = cells.unique(), len(cells)
     if known < MIN_ROWS:
         return f"known in only {count(known, 'row')}" if known else "empty"
@@ -582,7 +587,7 @@ def find_date_layout(cells: pd.Series, notes: list[str]) -> str | None:
         return None
     swapped = best.replace("%m/%d", "%d/%m").replace("%m-%d-%Y", "%d-%m-%Y")
     if swapped != best and shares.get(swapped) == shares[best]:
-        notes.append(f"'{cells[0]}' is read as a date by {best}, not {swapped}")
+        notes.append(f"'{cells[0]}' in '{cells.name}' is read as a date by {best}, not {swapped}")
     return best
 
 
