@@ -370,7 +370,7 @@ def test_train_describes(trained):
     ends = [(features[n]["minimum"], features[n]["maximum"]) for n in ("class", "x", "column 5")]
     assert ends == [(-1.96, 2), ("2023-12-01", "2024-02-28"), (1030, 8980)]
     few = "'kind' is a label of fewer than 5 rows: 'rare' in row 2, 'rare' in row 102"
-    identifier = {"column": "id", "reason": "an identifier, by its name"}
+    identifier = {"column": "id", "reason": "an identifier, by its name; rename it to keep it"}
     much = {"column": "back\\slash", "cells": 1, "reason": "row 9 is 'much', no number"}
     rows = [{"rows": 2, "reason": "'kind' is empty or NA"}, {"rows": 2, "reason": few}]
     assert card["dropped"] == [*rows, identifier, much]
@@ -385,10 +385,10 @@ def test_train_leaves_out(tmp_path):
     """Columns that no model can use, each with its reason; codes stay as they are written."""
     n, words = np.arange(60), ["one", "two", "three", "four", "five", "six"]
     columns = {
-        "": (3 * n, "an identifier, by its name"),
+        "": (3 * n, "an identifier, by its name; rename it to keep it"),
         "from 0": (n, "an identifier: whole numbers, all different"),
         "number": (n + 1, "an identifier: whole numbers, all different"),
-        "customer_id": (n // 2 * 7, "an identifier, by its name"),
+        "customer_id": (n // 2 * 7, "an identifier, by its name; rename it to keep it"),
         "name": ([f"Anna {i}" for i in n], "an identifier: every text is different"),
         "story": ([" ".join(words[i % 2 :]) + str(i // 2) for i in n], "free text"),
         "same": (["x"] * 60, "always 'x'"),
@@ -408,31 +408,31 @@ def test_train_leaves_out(tmp_path):
 
 
 def test_train_keeps(tmp_path):
-    """Codes that repeat are choices, words among numbers are gaps, also in rows to predict, and
+    """Codes are choices, words among numbers or dates are gaps, also in rows to predict, and
     neither a column that is late, nor one that is hardly known, nor a rare class spoils a model."""
     n = np.arange(440)
     table = {
         "day": [date(2024, 1, 1) + timedelta(int(i)) for i in n],
-        "store_id": n % 22 + 100,
         "zip": [f"{7000 + i % 44 * 1000:05}" for i in n],
         "x ": np.where(n % 5, n * 37 % 101 / 4, "None"),
         "late": np.where(n < 300, "", n * 53 % 97),
         "seldom": np.where(n < 9, n, ""),
+        "closed": [date(2024, 1, 1) + timedelta(int(i)) if i % 50 else "open" for i in n],
         "y": n * 37 % 101 + n % 22,
     }
     text = "sep=,\r\n" + csv_of(table)
     saved = fit(tmp_path, text, build=train.build_model)
     kinds = {feature["name"]: feature["type"] for feature in saved.card["features"]}
-    expected = {"day": "date", "store_id": "category", "zip": "category", "x": "number"}
-    assert kinds == expected | {"late": "number"}
+    expected = {"day": "date", "zip": "category", "x": "number", "late": "number"}
+    assert kinds == expected | {"closed": "date"}
     assert ("can't be fitted" in saved.printed, "88 gaps: row 1 is" in saved.printed) == (
         False,
         True,
     )
-    assert "seldom    left out: known in only 9 rows" in saved.printed
+    assert "left out: known in only 9 rows" in saved.printed
     names, _, rows = train.read_table(text.encode())
     X, problems = train.encode(dict(zip(names, zip(*rows))), saved.card)
-    assert (problems, np.isnan(X).sum(axis=0).tolist()) == ([], [0, 0, 0, 88, 300])
+    assert (problems, np.isnan(X).sum(axis=0).tolist()) == ([], [0, 0, 88, 300, 9])
     n = np.arange(400_000)
     card = {"rows": len(n), "classes": ["a", "b"], "features": [], "notes": []}
     y = np.where(n % 50_000, "a", "b")
@@ -454,6 +454,7 @@ HALVES, FEW = {"a": np.arange(40) / 2}, {"a": [1, 2] * 4}
     (HALVES | {"y": [0.5] * 40}, ["--task", "regression"], "is always 0.5"),
     (FEW | {"y": [0, 1] * 4}, [], "0 classes of 5 rows or more"),
     (FEW | {"y": [0, 1] * 4}, ["--task", "regression"], "8 usable rows: give 10 or more"),
+    (FEW | {"y": [1, 2, 3, 4] * 2}, [], "8 usable rows: give 10 or more"),
     ({"a": [1] * 40, "y": [0, 1] * 20}, [], "no column is left to predict from"),
     ({"a": np.arange(505) / 2, "y": [f"is {i % 101}" for i in range(505)]}, [], "has 101 classes"),
     (None, ["nowhere.csv"], "nowhere.csv' can't be read (No such file"),

@@ -11,6 +11,7 @@ import argparse
 import csv
 import difflib
 import hashlib
+import importlib
 import io
 import math
 import os
@@ -58,9 +59,8 @@ MAX_NUMBER = 1e30  # the square of a larger one overflows inside many estimators
 
 # what a column may be
 MOSTLY = 0.9  # of a column's cells decide what it is; the others are read as gaps, and named
-MAX_GAP_WORDS = 3  # texts among numbers that stand for a gap: None, n.a., unlimited
+MAX_GAP_WORDS = 3  # of a column: texts among numbers or dates that stand for a gap
 MAX_CHOICES = 200  # texts in one column; more make a list that nobody scrolls
-OFTEN = 20  # times a code occurs, on average, that is no identifier but a choice
 FEW_CHOICES = 20  # so few are choices, and no identifier, also where most are numbers
 MAX_CODES = 12  # whole numbers in so small a range are often codes
 MAX_CLASSES = 100
@@ -95,7 +95,7 @@ def main() -> None:
     table, separator = read_columns(content, options.table)
     del content  # and the columns go as they are read: a large table takes much memory
     card = start_card(find_target(table, options.target), about)
-    card["title"] = options.title or card["title"]
+    card["title"] = (options.title or card["title"]).encode(errors="replace").decode()
     card["decimal"] = options.decimal or find_decimal(table, separator, card["notes"])
     y, rows = read_target(table, options.task, card)
     X = read_features(table, rows, card)
@@ -441,6 +441,10 @@ def read_target(table: Table, task: str | None, card: dict) -> tuple[np.ndarray,
     numbers = known.map(lambda text: read_number(text, card["decimal"])).astype(float).dropna()
     different = numbers.unique()
     is_quantity = len(different) > MAX_GUESSED_CLASSES or (different % 1).any()
+    # of few rows, whole numbers are a quantity too if most would be classes too rare to learn
+    often = numbers.value_counts()
+    if len(often) > 2 and often[often < FOLDS].sum() > (1 - MOSTLY) * len(numbers):
+        is_quantity = True
     is_quantity = is_quantity and len(numbers) > len(known) / 2
     card["task"] = task or ("regression" if is_quantity else "classification")
     y, reason = numbers, "no number"
@@ -543,19 +547,17 @@ def describe_column(name: str, texts: list[str], card: dict) -> dict | str:
     numbers = cells.map(numbers).astype(float)
     readable, span = numbers.notna().mean(), numbers.max() - numbers.min()
     words = cells[numbers.isna()].nunique()
-    is_mostly = readable >= MOSTLY or (readable > 0.5 and words <= MAX_GAP_WORDS)
+    is_mostly = readable >= MOSTLY or (readable > 0.5 and words == 1)  # a word for a gap
     is_number = readable == 1 or (is_mostly and len(choices) > FEW_CHOICES)
     if cells.str.fullmatch(r"0\d+").mean() > 0.01:
         is_number = False  # codes, such as 02139
     is_whole = is_number and (numbers.dropna() % 1 == 0).all()
-    if not is_number or cells.str.fullmatch(EIGHT_DIGITS).all():
+    if not is_number or cells.str.fullmatch(EIGHT_DIGITS).mean() >= MOSTLY:
         layout = find_date_layout(cells, card["notes"])
         if layout:
             return {"type": "date", "format": layout}
     if IDENTIFIER.search(name) and len(choices) > FEW_CHOICES and (is_whole or not is_number):
-        if len(choices) > min(MAX_CHOICES, known // OFTEN):
-            return "an identifier, by its name"
-        is_number = False  # a choice, as of 45 stores
+        return "an identifier, by its name; rename it to keep it"
     if is_number:
         counts_rows = is_whole and len(choices) == len(texts) > MOSTLY * span
         if counts_rows and numbers.min() in (0, 1) and not TIME.search(name):
@@ -580,7 +582,10 @@ def find_date_layout(cells: pd.Series, notes: list[str]) -> str | None:
         return counts[is_date].sum() / counts.sum()
 
     counts = cells.value_counts()
-    likely = [layout for layout in LAYOUTS if share(layout, counts.head(20)) >= MOSTLY]
+    if share(ISO, counts) == 1:  # all layouts read it
+        return ISO
+    some = counts.head(20).clip(upper=1)  # texts, not cells: one may be a word for a gap
+    likely = [layout for layout in LAYOUTS if share(layout, some) > 0.5]
     shares = {layout: share(layout, counts) for layout in likely}
     best = max(shares, key=shares.get, default=None)
     if best is None or shares[best] < MOSTLY:
@@ -922,6 +927,5 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
 
 
 if __name__ == "__main__":
-    import train  # again, by the name by which the API will find a fork's own classes
-
-    train.main()
+    # again, by the name by which the API will find a fork's own classes
+    importlib.import_module(Path(__file__).stem).main()
