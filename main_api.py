@@ -49,11 +49,12 @@ MAX_BRACKETS = 1_000_000  # in a body of JSON, where one label has hardly more t
 MAX_FILE_ROWS, MAX_FILE_BYTES = 100_000, 50 * 2**20  # of a CSV file
 MAX_FILES = 4  # at once; each is held in memory until it is answered
 MAX_PART_CELLS = 200_000  # of a file, read and answered together
+MAX_PIECE = 2**18  # characters of a file's answer sent at once: a slow line takes them in time
 MAX_CALL_ROWS = 2_000  # in one call of the model: what is longer lets others in between
 MAX_WAITING_ROWS = 100_000  # beyond it the answer is 503: a second of work, or 38 explanations
 MAX_EXPLAIN_CELLS = 4_000_000  # of the rows made up for one explanation
 MAX_SENTENCES = 20  # reasons in a 422, warnings for a row
-BODY_SECONDS = 60  # for a client to send all of its body, or to take a part of the answer
+BODY_SECONDS = 60  # for a client to send all of its body, or to take a piece of the answer
 LATER = {"Retry-After": "1"}  # seconds: a header of 503
 
 log = logging.getLogger("uvicorn.error")
@@ -163,7 +164,7 @@ class Model:
 
     def regress(self, X: np.ndarray) -> tuple[np.ndarray, list, list]:
         """Return predictions of shape (rows, 1), and the answers' first columns."""
-        predictions = np.asarray(self.estimator.predict(X), float).reshape(-1, 1)
+        predictions = np.asarray(self.estimator.predict(X), float).reshape(len(X), 1)
         band = np.searchsorted(self.uncertainty["edges"], predictions, side="right")
         width = np.take(self.uncertainty["widths"], band)
         ends = self.uncertainty["at_least"], self.uncertainty["at_most"]
@@ -411,7 +412,7 @@ async def read_values(request: Request, model: Model, schema: type[BaseModel]) -
     content = await read_body(request, "application/json")
     # note: lists in lists would take forty times their bytes, and seconds
     if content.count(b"[") + content.count(b"{") > MAX_BRACKETS:
-        raise refusal("Input should be an object without lists in lists", "json_invalid")
+        raise refusal(f"Input should have at most {MAX_BRACKETS:,} brackets", "json_invalid")
     try:
         body = from_json(content)
     except ValueError as error:
@@ -554,7 +555,7 @@ CSV_BODY = {"required": True, "content": {"text/csv": {"schema": {"type": "strin
 
 
 class CSVResponse(StreamingResponse):
-    """An answer part after part; a client that takes none of it for too long is left."""
+    """An answer piece after piece; a client that takes none of it for too long is left."""
 
     media_type = "text/csv"
 
@@ -652,8 +653,10 @@ def predict_lines(table: tuple, model: Model, waiting: Queue) -> Iterator[str]:
             lines.append([*cells[: len(names)], *spelled, "; ".join(problems[row])])
         text = io.StringIO()
         csv.writer(text, delimiter=separator, lineterminator="\n").writerows(lines)
-        yield text.getvalue()
         lines = []
+        text.seek(0)
+        while piece := text.read(MAX_PIECE):
+            yield piece
 
 
 def spell_answer(answer: tuple, absent: list[str], model: Model) -> list[str]:

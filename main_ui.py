@@ -211,7 +211,7 @@ def follow_address(card: dict) -> None:
             name = feature["name"]
             text = state[f"_{name}"] = (defaults | texts)[name] or None
             with suppress(ValueError):
-                if text and is_day(feature) and "-" in text:  # as the field shows it
+                if text and is_day(feature) and str(date.fromisoformat(text)) == text:
                     state[f"_{name}"] = date.fromisoformat(text)
 
 
@@ -336,7 +336,10 @@ def say(answer: dict) -> tuple[str, str, str]:
     value = answer["prediction"]
     if "probabilities" in answer:
         sure = f"{percent(answer['probabilities'][value])} probable"
-        return value, sure, " or ".join(answer["likely"])
+        likely, others = answer["likely"][:BARS], len(answer["likely"]) - BARS
+        if others > 0:
+            likely.append(f"one of {others} others")
+        return value, sure, " or ".join(likely)
     low, high = answer["interval"]
     likely = f"{write(low, high - low)} to {write(high, high - low)}"
     return write(value, high - low), f"likely {likely}", likely
@@ -443,7 +446,8 @@ def draw_what_if(card: dict, row: dict) -> None:
     seen = [{"at": place, "value": n} for place, n in seen.items()]
     ends = np.ravel(answer.get("interval", [0, 1])).tolist()
     draw_layers(card, feature, [seen, points, dashed], [min(ends), max(ends)])
-    st.text("Dashed: the value in the form. Gray: where the table has its rows.")
+    words = "Dashed: the value in the form. " if dashed else ""
+    st.text(f"{words}Gray: where the table has its rows.")
 
 
 def draw_layers(card: dict, feature: dict, data: list[list[dict]], ends: list) -> None:
@@ -468,6 +472,7 @@ def draw_layers(card: dict, feature: dict, data: list[list[dict]], ends: list) -
         area, mark = {"type": "bar"}, {"type": "circle", "size": 90, "opacity": 1}
         at |= {"type": "nominal", "axis": {"labelLimit": 180, "labelOverlap": False}}
     legend = {"values": labels, "orient": "top", "title": None, "columns": 1}
+    legend["labelLimit"] = {"expr": "width"}
     rows = {"field": "value", "type": "quantitative", "axis": None}
     rule = {"type": "rule", "strokeDash": [4, 4], "color": "gray"}
     layers = [

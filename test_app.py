@@ -772,7 +772,7 @@ def test_values(feature, value, status, words, apis):
     ("/predict/csv", "x\n" + "1\n" * 100_001, CSV, 422, "more than 100,000 rows"),
     ("/predict/csv", "x\n", CSV, 422, "no rows"), ("/predict/csv", "z\n", CSV, 422, "no column"),
     ("/predict/csv", "x;z\n1,5;0.5\n", CSV, 422, "'1,5' is no number where '.' is the decimal"),
-    ("/predict", b'{"x": ' + b"[" * 1_000_001, JSON, 422, "without lists in lists"),
+    ("/predict", b'{"x": ' + b"[" * 1_000_001, JSON, 422, "at most 1,000,000 brackets"),
     ("/predict/csv", "\n" * 2_000_000, CSV, 422, "a row has over 1,000,000 characters"),
     ("/predict/csv", b"", CSV, 422, "empty"), ("/predict/csv", b'x\n"1\n', CSV, 422, "a quote"),
 ])  # fmt: skip
