@@ -338,7 +338,7 @@ def say(answer: dict) -> tuple[str, str, str]:
         sure = f"{percent(answer['probabilities'][value])} probable"
         likely, others = answer["likely"][:BARS], len(answer["likely"]) - BARS
         if others > 0:
-            likely.append(f"one of {others} others")
+            likely.append(f"{others} more")
         return value, sure, " or ".join(likely)
     low, high = answer["interval"]
     likely = f"{write(low, high - low)} to {write(high, high - low)}"
@@ -444,7 +444,9 @@ def draw_what_if(card: dict, row: dict) -> None:
             points.append({"at": place, "value": value, "label": label})
     dashed = [] if row[name] is None else [{"at": place_of(feature, row[name])}]
     seen = [{"at": place, "value": n} for place, n in seen.items()]
-    ends = np.ravel(answer.get("interval", [0, 1])).tolist()
+    ends = [0, 1]
+    if card["task"] == "regression":
+        ends = [*answer["prediction"], *np.ravel(answer["interval"]).tolist()]
     draw_layers(card, feature, [seen, points, dashed], [min(ends), max(ends)])
     words = "Dashed: the value in the form. " if dashed else ""
     st.text(f"{words}Gray: where the table has its rows.")
