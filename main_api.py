@@ -624,6 +624,7 @@ def predict_lines(table: tuple, model: Model, waiting: Queue) -> Iterator[str]:
     """Yield the rows with their answers, part after part. It runs in a thread."""
     names, separator, rows = table
     absent = [f"there is no column '{name}'" for name in model.features if name not in names]
+    absent = absent[:MAX_SENTENCES]
     added = ["prediction", "low", "high", "warnings", "problem"]
     if model.classes:
         of_each = [f"probability of {label}" for label in model.classes]
@@ -647,7 +648,7 @@ def predict_lines(table: tuple, model: Model, waiting: Queue) -> Iterator[str]:
         for row, cells in enumerate(part):
             spelled = [""] * (len(added) - 1)
             if answers.get(row) is not None:
-                spelled = spell_answer(answers[row], absent[:MAX_SENTENCES], model)
+                spelled = spell_answer(answers[row], absent, model)
             elif not problems[row]:
                 problems[row].append("the model has no answer for this row")
             lines.append([*cells[: len(names)], *spelled, "; ".join(problems[row])])

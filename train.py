@@ -134,7 +134,7 @@ def start_card(target: str, about: dict) -> dict:
         "task": "",  # "classification", with "classes", the labels in order; or "regression"
         "target": target,  # its column's name
         "decimal": "",  # the table's mark: encode() reads numbers with it
-        "features": [],  # in column order: see describe_column() and add_range()
+        "features": [],  # in column order: see describe_column(), read_features(), add_range()
         "estimator": "",  # what was kept, in words
         "metrics": {},  # its scores on rows that it had not seen
         "baseline": {},  # the same of the dummy, which ignores the features
@@ -439,10 +439,9 @@ def read_target(table: Table, task: str | None, card: dict) -> tuple[np.ndarray,
     name, cells = card["target"], pd.Series(table[card["target"]])
     known = cells[~cells.isin(MISSING)]
     numbers = known.map(lambda text: read_number(text, card["decimal"])).astype(float).dropna()
-    different = numbers.unique()
-    is_quantity = len(different) > MAX_GUESSED_CLASSES or (different % 1).any()
-    # of few rows, whole numbers are a quantity too if most would be classes too rare to learn
     often = numbers.value_counts()
+    is_quantity = len(often) > MAX_GUESSED_CLASSES or (often.index % 1).any()
+    # whole numbers are a quantity too if, as classes, over a tenth of the rows would be too rare
     if len(often) > 2 and often[often < FOLDS].sum() > (1 - MOSTLY) * len(numbers):
         is_quantity = True
     is_quantity = is_quantity and len(numbers) > len(known) / 2
@@ -582,10 +581,10 @@ def find_date_layout(cells: pd.Series, notes: list[str]) -> str | None:
         return counts[is_date].sum() / counts.sum()
 
     counts = cells.value_counts()
-    if share(ISO, counts) == 1:  # all layouts read it
-        return ISO
     some = counts.head(20).clip(upper=1)  # texts, not cells: one may be a word for a gap
     likely = [layout for layout in LAYOUTS if share(layout, some) > 0.5]
+    if ISO in likely and share(ISO, counts) == 1:  # the others would read it too
+        return ISO
     shares = {layout: share(layout, counts) for layout in likely}
     best = max(shares, key=shares.get, default=None)
     if best is None or shares[best] < MOSTLY:
