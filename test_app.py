@@ -696,11 +696,13 @@ def test_explain(apis):
     ("x", "2024-02-29", 200, "x 2024-02-29 is after 2024-02-28, the latest in training"),
     ("x", "0001-01-02", 200, "x 0001-01-02 is before 2023-12-01, the earliest in training"),
     ("class", "12", 422, "valid number"), ("class", True, 422, "valid number"),
-    ("class", math.inf, 422, "finite"), ("class", "1e400", 422, "finite"),
+    ("class", math.nan, 422, "finite"), ("class", math.inf, 422, "finite"),
+    ("class", "1e400", 422, "finite"), ("class", [], 422, "number"),
     ("class", 1.1e30, 422, "to 1e+30"), ("class", -1.1e30, 422, "from -1e+30"),
     ("class", None, 422, "number"), ("model_config", "true", 422, "boolean"),
     ('say "hi"', "blau", 422, "'blau' is not one of ['None', 'grün', 'rot']"),
-    ("x", None, 422, "string"), ("x", 20240101, 422, "string"),
+    ("model_config", 1, 422, "boolean"), ('say "hi"', 1, 422, "'1' is not one of"),
+    ("x", None, 422, "string"), ("x", 20240101, 422, "string"), ("x", "", 422, "a date such as"),
     ("x", "31.12.2023", 422, "a date such as"), ("x", "9999-12-31T23:59:59.9", 422, "a date"),
     ("z", 1, 422, "There is no such feature"),
 ])  # fmt: skip
@@ -733,6 +735,8 @@ def test_values(feature, value, status, words, apis):
     ("/predict/csv", "x\n", CSV, 422, "This is no table to predict: it has no rows"),
     ("/predict/csv", "x;z\n1,5;0.5\n", CSV, 422, "'1,5' is no number where '.' is the decimal"),
     ("/predict/csv", "\n" * 2_000_000, CSV, 422, "a row has over 1,000,000 characters"),
+    ("/predict", b"\xff", JSON, 422, "expected value"),
+    ("/predict/csv", b"", CSV, 422, "empty"), ("/predict/csv", b'x\n"1\n', CSV, 422, "a quote"),
     ("/predict", b'{"x": ' + b"[" * 1_000_001, JSON, 422, "at most 1,000,000 brackets"),
 ])  # fmt: skip
 def test_bodies(path, body, kind, status, words, given):
