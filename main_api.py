@@ -123,30 +123,29 @@ class Model:
         self.by_probability, self.written = saved["by_probability"], saved["written"]
         self.low, self.high = saved["low"], saved["high"]
         self.Row, self.Columns = body_schemas(self.card)
-        self.keys = ["prediction", "interval", "warnings"]  # of an answer
-        if self.classes:
-            self.keys = ["prediction", "probabilities", "likely", "warnings"]
 
-    def answer(self, X: np.ndarray, is_part: bool = False) -> list[tuple | None]:
-        """Return for each row the values of `self.keys`, or None where the estimator has none.
+    def answer(self, X: np.ndarray, is_part: bool = False) -> list[list]:
+        """Return the answers' columns: the prediction, of a classification each class' probability
+        and likely, of a regression the interval, and the warnings.
 
-        A row that makes the estimator raise spoils no other.
+        The prediction is None where the estimator has none. A row that makes it raise spoils no
+        other.
         """
         try:
             outputs, *columns = self.classify(X) if self.classes else self.regress(X)
-            answers = list(zip(*columns, self.warn(X)))
             for row in (~np.isfinite(outputs).all(axis=1)).nonzero()[0]:
-                answers[row] = None
+                columns[0][row] = None
+            return [*columns, self.warn(X)]
         except Exception as error:  # noqa: BLE001 an estimator may raise anything
             if not is_part:
                 log.warning("the model raised %s: %s", type(error).__name__, error)
-            if len(X) == 1:
-                return [None]
-            half = len(X) // 2
-            return self.answer(X[:half], True) + self.answer(X[half:], True)
-        return answers
+        if len(X) == 1:
+            return [[None]] * (len(self.classes) + 3)
+        half = len(X) // 2
+        halves = self.answer(X[:half], True), self.answer(X[half:], True)
+        return [first + second for first, second in zip(*halves)]
 
-    def classify(self, X: np.ndarray) -> tuple[np.ndarray, list, list, list]:
+    def classify(self, X: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return probabilities of shape (rows, classes), and the answers' first columns."""
         probabilities = self.estimator.predict_proba(X)
         if self.by_probability:
@@ -158,11 +157,13 @@ class Model:
         likely = [[label] for label in predictions]
         others = probabilities >= self.uncertainty["thresholds"]
         others[np.arange(len(X)), places] = False
-        for row, place in sorted(zip(*others.nonzero()), key=lambda at: -probabilities[at]):
+        rows, places = others.nonzero()
+        order = np.argsort(-probabilities[rows, places], kind="stable")
+        for row, place in zip(rows[order].tolist(), places[order].tolist()):
             likely[row].append(self.classes[place])
-        return probabilities, predictions, probabilities.tolist(), likely
+        return probabilities, predictions, *probabilities.T.tolist(), likely
 
-    def regress(self, X: np.ndarray) -> tuple[np.ndarray, list, list]:
+    def regress(self, X: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return predictions of shape (rows, 1), and the answers' first columns."""
         predictions = np.asarray(self.estimator.predict(X), float).reshape(len(X), 1)
         band = np.searchsorted(self.uncertainty["edges"], predictions, side="right")
@@ -177,19 +178,31 @@ class Model:
         # rows share a list until one needs its own: thousands of lists cost as much as a call
         sentences: list[list[str]] = [[]] * len(X)
         outside = (X < self.low) | (X > self.high)
-        outside &= outside.cumsum(axis=1) <= MAX_SENTENCES
-        for row, place in zip(*outside.nonzero()):
-            feature, value = self.card["features"][place], X[row, place]
-            end = "maximum" if value > self.high[place] else "minimum"
-            bound = feature[end]
-            if feature["type"] == "date":
-                value = decode(feature, value)
-            else:
-                value, bound = f"{value:.10g}", f"{bound:.10g}"
-            where = OUTSIDE[feature["type"], end].format(bound)
-            sentence = f"{feature['name']} {value} is {where} in training"
-            sentences[row] = [*sentences[row], sentence]
+        for row in outside.any(axis=1).nonzero()[0]:
+            places = outside[row].nonzero()[0][:MAX_SENTENCES]
+            sentences[row] = [self.warn_of(place, X[row, place]) for place in places]
         return sentences
+
+    def warn_of(self, place: int, value: float) -> str:
+        """Return the sentence for a feature's value outside of its range."""
+        feature = self.card["features"][place]
+        end = "maximum" if value > self.high[place] else "minimum"
+        bound = feature[end]
+        if feature["type"] == "date":
+            value = decode(feature, value)
+        else:
+            value, bound = f"{value:.10g}", f"{bound:.10g}"
+        where = OUTSIDE[feature["type"], end].format(bound)
+        return f"{feature['name']} {value} is {where} in training"
+
+    def write(self, columns: list) -> dict[str, Any]:
+        """Return the answers' columns, or one row of them, under the names that JSON has."""
+        prediction, *probabilities, likely, sentences = columns
+        if not self.classes:
+            return {"prediction": prediction, "interval": likely, "warnings": sentences}
+        shares = dict(zip(self.classes, probabilities))
+        answer = {"prediction": prediction, "probabilities": shares, "likely": likely}
+        return answer | {"warnings": sentences}
 
 
 # the schema, made from the card
@@ -284,8 +297,8 @@ class Queue:
         # a daemon: unlike an executor's, it does not hold up the end of the program
         threading.Thread(target=self.make_calls, daemon=True).start()
 
-    async def predict(self, model: Model, X: np.ndarray) -> list[tuple | None]:
-        """Return the rows' answers, as soon as the model is free.
+    async def predict(self, model: Model, X: np.ndarray) -> list[list]:
+        """Return the answers' columns, as soon as the model is free.
 
         Raises HTTPException 503 if too much waits, or the server stops.
         """
@@ -293,16 +306,18 @@ class Queue:
             raise HTTPException(503, "Too much work is waiting", LATER)
         self.rows += len(X)
         try:
-            answers: list[tuple | None] = []
-            for start in range(0, len(X), MAX_CALL_ROWS):
-                answers += await self.put(model, X[start : start + MAX_CALL_ROWS])
-            return answers
+            columns = await self.put(model, X[:MAX_CALL_ROWS])
+            for start in range(MAX_CALL_ROWS, len(X), MAX_CALL_ROWS):
+                more = await self.put(model, X[start : start + MAX_CALL_ROWS])
+                for column, values in zip(columns, more):
+                    column += values
+            return columns
         except asyncio.CancelledError:
             raise HTTPException(503, "The server is stopping", LATER) from None
         finally:
             self.rows -= len(X)
 
-    async def put(self, model: Model, X: np.ndarray) -> list[tuple | None]:
+    async def put(self, model: Model, X: np.ndarray) -> list[list]:
         """Return the answers for up to MAX_CALL_ROWS rows, however much waits."""
         work = Work(model, X, self.loop.create_future())
         self.waiting.append(work)
@@ -316,8 +331,8 @@ class Queue:
             while self.arrivals.get():
                 if batch := self.take():  # none, where what arrived has shared the call before
                     X = np.concatenate([work.X for work in batch])
-                    answers = batch[0].model.answer(X)
-                    self.loop.call_soon_threadsafe(self.deliver, batch, iter(answers))
+                    columns = batch[0].model.answer(X)
+                    self.loop.call_soon_threadsafe(self.deliver, batch, columns)
 
     def take(self) -> list[Work]:
         """Return what shares the next call: the first, and what fits beside it, if any waits."""
@@ -330,11 +345,12 @@ class Queue:
             batch.append(self.waiting.popleft())
         return batch
 
-    def deliver(self, batch: list[Work], answers: Iterator[tuple | None]) -> None:
+    def deliver(self, batch: list[Work], columns: list[list]) -> None:
+        stop = 0
         for work in batch:
-            mine = list(islice(answers, len(work.X)))
+            start, stop = stop, stop + len(work.X)
             if not work.future.done():  # cancelled, as its client has gone
-                work.future.set_result(mine)
+                work.future.set_result([column[start:stop] for column in columns])
 
 
 # from start to stop
@@ -482,32 +498,27 @@ async def predict(request: Request) -> dict[str, Any]:
     """Predict one row."""
     model = request.app.state.model
     values = await read_values(request, model, model.Row)
-    [row] = await request.app.state.queue.predict(model, np.array([values], float))
-    if row is None:
+    columns = await request.app.state.queue.predict(model, np.array([values], float))
+    if columns[0][0] is None:
         raise refusal("The model has no answer for these values", "no_answer")
-    answer = dict(zip(model.keys, row))
-    if model.classes:
-        answer["probabilities"] = dict(zip(model.classes, answer["probabilities"]))
-    return answer
+    return model.write([column[0] for column in columns])
 
 
 @app.post("/predict/batch", max_body_size=MAX_BODY_BYTES, responses=REFUSALS)
 async def predict_batch(request: Request) -> dict[str, Any]:
     """Predict many rows, given as columns; the answer has the keys of one row's, a list each."""
     model = request.app.state.model
-    columns = await read_values(request, model, model.Columns)
-    lengths = {name: len(column) for name, column in zip(model.features, columns) if column}
+    values = await read_values(request, model, model.Columns)
+    lengths = {name: len(column) for name, column in zip(model.features, values) if column}
     if len(set(lengths.values())) != 1:
         raise refusal(f"Columns should have equally many rows, not {lengths}", "columns")
     gaps = [None] * max(lengths.values())  # in a column that is left out
-    X = np.array([column or gaps for column in columns], float).T
-    answers = await request.app.state.queue.predict(model, X)
-    if None in answers:
-        raise refusal("The model has no answer for this row", "no_answer", answers.index(None))
-    answer = dict(zip(model.keys, zip(*answers)))
-    if model.classes:
-        answer["probabilities"] = dict(zip(model.classes, zip(*answer["probabilities"])))
-    return answer
+    X = np.array([column or gaps for column in values], float).T
+    columns = await request.app.state.queue.predict(model, X)
+    if None in columns[0]:
+        place = columns[0].index(None)
+        raise refusal("The model has no answer for this row", "no_answer", place)
+    return model.write(columns)
 
 
 @app.post("/explain", response_model=Explanation, max_body_size=MAX_BODY_BYTES, responses=REFUSALS)
@@ -529,13 +540,13 @@ async def explain(request: Request) -> dict[str, Any]:
         for step in (there, n - 1 - there):
             steps.append(step)
             walks.append(np.where(step < np.arange(n + 1)[:, None], x, row))
-    answers = await request.app.state.queue.predict(model, np.vstack([x, *walks]))
-    if None in answers:
+    columns = await request.app.state.queue.predict(model, np.vstack([x, *walks]))
+    outputs = columns[0]
+    if None in outputs:
         raise refusal("The model has no answer for values between these", "no_answer")
-    prediction, outputs = answers[0][0], [answer[0] for answer in answers]
+    prediction = outputs[0]
     if model.classes:
-        place = model.classes.index(prediction)
-        outputs = [answer[1][place] for answer in answers]
+        outputs = columns[1 + model.classes.index(prediction)]
     value, outputs = outputs[0], np.reshape(outputs[1:], (-1, n + 1))
     gains = [np.diff(walk)[step] for walk, step in zip(outputs, steps)]
     shares = np.mean(gains, axis=0)
@@ -641,13 +652,13 @@ def predict_lines(table: tuple, model: Model, waiting: Queue) -> Iterator[str]:
             if len(problems[row]) < MAX_SENTENCES:
                 problems[row].append(f"{name} {reason}")
         readable = [row for row, reasons in enumerate(problems) if not reasons]
-        answers: dict[int, tuple | None] = {}
+        answers: dict[int, tuple] = {}
         if readable:
             call = asyncio.run_coroutine_threadsafe(waiting.put(model, X[readable]), waiting.loop)
-            answers = dict(zip(readable, call.result()))
+            answers = dict(zip(readable, zip(*call.result())))
         for row, cells in enumerate(part):
             spelled = [""] * (len(added) - 1)
-            if answers.get(row) is not None:
+            if row in answers and answers[row][0] is not None:
                 spelled = spell_answer(answers[row], absent, model)
             elif not problems[row]:
                 problems[row].append("the model has no answer for this row")
@@ -662,14 +673,10 @@ def predict_lines(table: tuple, model: Model, waiting: Queue) -> Iterator[str]:
 
 def spell_answer(answer: tuple, absent: list[str], model: Model) -> list[str]:
     """Return the cells of one row's answer, numbers with the table's own decimal mark."""
-    *values, sentences = answer
-    words = "; ".join(absent + sentences)
-
-    def spell(numbers: list[float]) -> list[str]:
-        return [repr(number).replace(".", model.card["decimal"]) for number in numbers]
-
+    prediction, *numbers, likely, sentences = answer
+    if not model.classes:
+        numbers = [prediction, *likely]
+    cells = [repr(number).replace(".", model.card["decimal"]) for number in numbers]
     if model.classes:
-        prediction, probabilities, likely = values
-        return [prediction, *spell(probabilities), " or ".join(likely), words]
-    prediction, interval = values
-    return [*spell([prediction, *interval]), words]
+        cells = [prediction, *cells, " or ".join(likely)]
+    return [*cells, "; ".join(absent + sentences)]
