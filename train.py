@@ -44,7 +44,12 @@ from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import KFold, StratifiedKFold, TimeSeriesSplit
 from sklearn.pipeline import make_pipeline, make_union
-from sklearn.preprocessing import OneHotEncoder, SplineTransformer, StandardScaler
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    OneHotEncoder,
+    SplineTransformer,
+    StandardScaler,
+)
 
 MODEL_PATH = Path(os.environ.get("MODEL_PATH") or "model.joblib")
 
@@ -62,7 +67,8 @@ MOSTLY = 0.9  # of a column's cells decide what it is; the others are read as ga
 MAX_GAP_WORDS = 3  # of a column: texts among numbers or dates that stand for a gap
 MAX_CHOICES = 200  # texts in one column; more make a list that nobody scrolls
 FEW_CHOICES = 20  # so few are choices, and no identifier, also where most are numbers
-MAX_CODES = 12  # whole numbers in so small a range are often codes
+MAX_CODES = 12  # whole numbers in so small a range: a choice, too
+MAX_DENSE = 200  # columns of choices, one-hot: more would fill the memory where most are zeros
 MAX_CLASSES = 100
 MAX_GUESSED_CLASSES = 10  # different whole numbers in the target; more are a quantity
 
@@ -635,10 +641,7 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
     """
     kinds = np.array([feature["type"] for feature in features])
     dates, categories = np.flatnonzero(kinds == "date"), np.flatnonzero(kinds == "category")
-    quantities, choices = np.flatnonzero(kinds != "category"), categories.tolist()
-    for place, feature in enumerate(features):
-        if feature.get("integer") and feature["maximum"] - feature["minimum"] < MAX_CODES:
-            choices.append(place)  # often a code
+    everything, quantities = np.arange(len(features)), np.flatnonzero(kinds != "category")
 
     # a linear model wants gaps filled, numbers scaled and choices one-hot
     inputs = StandardScaler()
@@ -646,8 +649,8 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
         filling = {"strategy": "median", "add_indicator": True, "keep_empty_features": True}
         inputs = make_pipeline(SimpleImputer(**filling), inputs)
     cycles = (make_cycles(len(dates)), dates)
+    one_hot, choices = make_one_hot(features)
     if choices or len(dates):
-        one_hot = OneHotEncoder(handle_unknown="ignore")
         inputs = make_column_transformer((inputs, quantities), cycles, (one_hot, choices))
 
     # boosting takes gaps and categories as they are; two choices are split like a number, faster
@@ -659,13 +662,35 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
         Boosting = HistGradientBoostingRegressor
     common = {"categorical_features": several, "max_leaf_nodes": 15, "random_state": 0}
     patience = {"max_iter": 300, "early_stopping": True, "n_iter_no_change": 20}
-    quick, slow = Boosting(**common), Boosting(learning_rate=0.05, **patience, **common)
+    candidates = {
+        "gradient boosting": Boosting(**common),
+        "slow gradient boosting": Boosting(learning_rate=0.05, **patience, **common),
+    }
     if len(dates):
-        everything = np.arange(len(features))
         with_cycles = make_column_transformer(("passthrough", everything), cycles)
-        quick, slow = make_pipeline(with_cycles, quick), make_pipeline(with_cycles, slow)
-    linear = make_pipeline(inputs, linear)
-    return {name: linear, "gradient boosting": quick, "slow gradient boosting": slow}
+        candidates = {key: make_pipeline(with_cycles, each) for key, each in candidates.items()}
+    return {name: make_pipeline(inputs, linear), **candidates}
+
+
+def make_one_hot(features: list[dict]) -> tuple[BaseEstimator, list[int]]:
+    """Return what gives each choice, each of a few whole numbers (they are often codes) and their
+    gaps a column of 0 and 1, and the places of the features it is for."""
+    places, codes = [], []
+    for place, feature in enumerate(features):
+        values = range(len(feature.get("choices", ())))
+        if feature.get("integer") and feature["maximum"] - feature["minimum"] < MAX_CODES:
+            values = range(feature["minimum"], feature["maximum"] + 1)
+        for code in [*values, math.nan] if values else []:
+            places.append(place)
+            codes.append(code)
+    chosen = sorted(set(places))
+    if len(codes) > MAX_DENSE:
+        return OneHotEncoder(handle_unknown="ignore"), chosen
+    # OneHotEncoder takes 0.1 ms a feature, also for one row; the same by numpy's own functions
+    columns = {"indices": [chosen.index(place) for place in places], "axis": 1}
+    same = {"b": np.array(codes), "rtol": 0, "equal_nan": True}
+    take = FunctionTransformer(np.take, kw_args=columns)
+    return make_pipeline(take, FunctionTransformer(np.isclose, kw_args=same)), chosen
 
 
 def make_cycles(columns: int) -> BaseEstimator:
