@@ -200,9 +200,12 @@ class Model:
         prediction, *probabilities, likely, sentences = columns
         if not self.classes:
             return {"prediction": prediction, "interval": likely, "warnings": sentences}
-        shares = dict(zip(self.classes, probabilities))
-        answer = {"prediction": prediction, "probabilities": shares, "likely": likely}
-        return answer | {"warnings": sentences}
+        return {
+            "prediction": prediction,
+            "probabilities": dict(zip(self.classes, probabilities)),
+            "likely": likely,
+            "warnings": sentences,
+        }
 
 
 # the schema, made from the card

@@ -421,6 +421,22 @@ def test_train_describes_or_leaves_out(tmp_path):
     assert math.isnan(train.read_cell("None", saved.card["features"][5], "."))
 
 
+def test_one_hot(monkeypatch):
+    """Each choice, code and gap has a column of its own, as scikit-learn's encoder makes them."""
+    features = [{"type": "number", "integer": False}, {"choices": ["a", "b"]}]
+    features += [{"integer": True, "minimum": 10**6, "maximum": 10**6 + 2}]
+    n = math.nan
+    X = np.array([[0, 10**6], [1, 10**6 + 1], [n, 10**6 + 2], [0, n]])
+    by_hand = [[1, 0, 0, 1, 0, 0, 0], [0, 1, 0, 0, 1, 0, 0], [0, 0, 1, 0, 0, 1, 0]]
+    by_hand += [[1, 0, 0, 0, 0, 0, 1], [0] * 7]
+    for most in (7, 6):
+        monkeypatch.setattr(train, "MAX_DENSE", most)
+        one_hot, places = train.make_one_hot(features)
+        assert (places, hasattr(one_hot, "categories")) == ([1, 2], most == 6)
+        found = one_hot.fit(X).transform([*X, [5, 5]])
+        assert (found.toarray() if most == 6 else found).tolist() == by_hand
+
+
 def test_train_rare_class():
     """Of a large table rows of each class are learned from."""
     y = np.where(np.arange(400_000) % 50_000, "a", "b")

@@ -641,7 +641,7 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
     """
     kinds = np.array([feature["type"] for feature in features])
     dates, categories = np.flatnonzero(kinds == "date"), np.flatnonzero(kinds == "category")
-    everything, quantities = np.arange(len(features)), np.flatnonzero(kinds != "category")
+    quantities = np.flatnonzero(kinds != "category")
 
     # a linear model wants gaps filled, numbers scaled and choices one-hot
     inputs = StandardScaler()
@@ -667,6 +667,7 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
         "slow gradient boosting": Boosting(learning_rate=0.05, **patience, **common),
     }
     if len(dates):
+        everything = np.arange(len(features))
         with_cycles = make_column_transformer(("passthrough", everything), cycles)
         candidates = {key: make_pipeline(with_cycles, each) for key, each in candidates.items()}
     return {name: make_pipeline(inputs, linear), **candidates}
@@ -675,22 +676,21 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
 def make_one_hot(features: list[dict]) -> tuple[BaseEstimator, list[int]]:
     """Return what gives each choice, each of a few whole numbers (they are often codes) and their
     gaps a column of 0 and 1, and the places of the features it is for."""
-    places, codes = [], []
+    chosen, columns, codes = [], [], []
     for place, feature in enumerate(features):
         values = range(len(feature.get("choices", ())))
         if feature.get("integer") and feature["maximum"] - feature["minimum"] < MAX_CODES:
             values = range(feature["minimum"], feature["maximum"] + 1)
-        for code in [*values, math.nan] if values else []:
-            places.append(place)
-            codes.append(code)
-    chosen = sorted(set(places))
+        if values:
+            columns += [len(chosen)] * (len(values) + 1)
+            codes += [*values, math.nan]
+            chosen.append(place)
     if len(codes) > MAX_DENSE:
         return OneHotEncoder(handle_unknown="ignore"), chosen
     # OneHotEncoder takes 0.1 ms a feature, also for one row; the same by numpy's own functions
-    columns = {"indices": [chosen.index(place) for place in places], "axis": 1}
+    repeat = FunctionTransformer(np.take, kw_args={"indices": columns, "axis": 1})
     same = {"b": np.array(codes), "rtol": 0, "equal_nan": True}
-    take = FunctionTransformer(np.take, kw_args=columns)
-    return make_pipeline(take, FunctionTransformer(np.isclose, kw_args=same)), chosen
+    return make_pipeline(repeat, FunctionTransformer(np.isclose, kw_args=same)), chosen
 
 
 def make_cycles(columns: int) -> BaseEstimator:
