@@ -302,6 +302,7 @@ def test_read_number(text, point, comma):
     (b"a,a,,a\n1,2,3,4\n", ["a", "a (2)", "column 3", "a (3)"], [["1", "2", "3", "4"]]),
     (b"a,b,c\n1\n1,2,3,4\n", ["a", "b", "c"], [["1", "", ""], ["1", "2", "3", "4"]]),
     (b"a,b\n" + b'1,"see;"""\n' * 20_000, ["a", "b"], [["1", 'see;"']] * 20_000),
+    (b"a,b\n" + b"x" * 200_000 + b",2\n", ["a", "b"], [["x" * 200_000, "2"]]),
     (b"", "is empty", None),
     (b"\x89PNG\r\n\x00\x00", "not a text file", None),
     (b'a,b\n"1,2\n3,4\n', "a quote near its end is never closed", None),
@@ -321,14 +322,20 @@ def test_read_table(content, names, rows):
 
 def test_decimal(tmp_path):
     """Three digits behind a mark may be thousands: what is assumed is noted, and can be changed."""
-    table = csv_of({"x": ["1.234", "1.235"] * 10, "a": np.arange(20) ** 2 % 7, "y": [1, 2] * 10})
+    columns = {"x": ["1.234", "1.235"] * 10, "a": np.arange(20) ** 2 % 7}
+    table = csv_of(columns | {"y": [1, 2, 3, 4] * 5})
     assumed = "'1.234' is read as 1.234; --decimal , makes it 1234"
     saved = fit(tmp_path, table)
     assert (saved.card["notes"][0], saved.background[:, 0].min()) == (assumed, 1.234)
+    assert saved.card["classes"] == ["1", "2", "3", "4"]  # five rows of each are enough
     saved = fit(tmp_path, table, "--decimal", ",")
     assert (saved.card["decimal"], saved.background[:, 0].min()) == (",", 1234)
+    assert "keeping the Pipeline, fitting it to 20 rows\n" in saved.printed
     # a semicolon between the cells speaks for the comma
     assert fit(tmp_path, table.replace(",", ";")).card["decimal"] == ","
+    few = csv_of({"x": [*np.arange(0.5, 20), '"1,5"'], "y": [1, 2, 3] * 7})
+    note = "'1,5' has another decimal mark than '0.5': it is no number"
+    assert fit(tmp_path, few).card["notes"][0] == note
 
 
 def test_dates(tmp_path):
@@ -358,6 +365,7 @@ def test_train_describes(apis):
     x = {"name": "x", "type": "number", "integer": False, "nullable": False, "minimum": -20.0}
     x |= {"maximum": -0.5, "default": -10.5, "counts": [2] * 20}
     assert apis["given"].card["features"] == [x]
+    assert len(apis["given"].card["examples"]) == 5
     card, printed = apis["kind"].card, apis["kind"].printed
     assert (card["decimal"], card["classes"], card["rows"]) == (",", ["A", "B", "c d"], 196)
     features = {f["name"]: f for f in card["features"]}
@@ -391,6 +399,7 @@ def test_train_describes_or_leaves_out(tmp_path):
         "from 0": (n, "an identifier: whole numbers, all different"),
         "number": (n + 1, "an identifier: whole numbers, all different"),
         "customer_id": (n // 2 * 7, "an identifier, by its name"),
+        "order id": ([f"A{i // 4}" for i in n], "an identifier, by its name"),
         "name": ([f"Anna {i}" for i in n], "an identifier: every text is different"),
         "story": ([" ".join(words[i % 2 :]) + str(i // 2) for i in n], "free text"),
         "same": (["x"] * 440, "always 'x'"),
@@ -406,7 +415,9 @@ def test_train_describes_or_leaves_out(tmp_path):
         "zip": ([f"{7000 + i % 44 * 1000:05}" for i in n], "category"),
         "closed": ([DAYS[i % 60] if i % 50 else "open" for i in n], "date"),
         "some": (["x", ""] * 220, "category"),
+        "never": (["false", ""] * 220, "boolean"),
         "y": ([*n[:439] * 37 % 101 + n[:439] % 21, "sold"], "'y' is no number: 'sold' in row 440"),
+        "unused": ([""] * 440, "empty"),  # so the target is the column before
     }
     text = "sep=,\r\n" + csv_of({name: cells for name, (cells, _) in columns.items()})
     saved = fit(tmp_path, text, build=train.build_model)
@@ -417,12 +428,18 @@ def test_train_describes_or_leaves_out(tmp_path):
         assert found[name].startswith(expected), name
     assert "88 gaps: row 1 is" in saved.printed
     assert "can't be fitted" not in saved.printed
+    assert saved.card["features"][-1]["counts"] == [220, 0]
     # a row to predict may have the same words
     assert math.isnan(train.read_cell("None", saved.card["features"][5], "."))
 
 
 def test_one_hot(monkeypatch):
-    """Each choice, code and gap has a column of its own, as scikit-learn's encoder makes them."""
+    """Each choice, code and gap has a column of its own, as scikit-learn's encoder makes them: so
+    the middle one of three choices can be the highest."""
+    three = [{"type": "category", "choices": ["a", "b", "c"], "nullable": False}]
+    ridge = train.build_model("regression", three)["ridge regression"]
+    X, y = np.array([[0.0], [1], [2]] * 9), [0, 9, 0] * 9
+    assert ridge.fit(X, y).predict(X) == pytest.approx(y, abs=0.1)
     features = [{"type": "number", "integer": False}, {"choices": ["a", "b"]}]
     features += [{"integer": True, "minimum": 10**6, "maximum": 10**6 + 2}]
     n = math.nan
@@ -478,12 +495,12 @@ def test_train_refuses(columns, options, words, tmp_path, capsys):
 # train.py: which model, and how good it is
 
 
-def test_train_keeps_the_lower_loss(tmp_path):
+def test_train_keeps_the_lower_loss(tmp_path, monkeypatch):
     """Of y = 1, -1, ... a constant c is off by the root of 1 + c²; within 1 % the first is kept."""
     table = csv_of({"x": np.arange(40) / 4, "y": [1, -1] * 20})
     for offs, kept in (([0.2, 0], "b"), ([0, 0.2], "a"), ([0.1, 0], "a"), ([0.4, 0.2, 0.3], "b")):
         models = [DummyRegressor(strategy="constant", constant=c) for c in offs]
-        candidates = dict(zip("abc", models))
+        candidates = dict(zip("abc", models)) | {"no": DummyRegressor(strategy="quantile")}
         saved = fit(tmp_path, table, "--task", "regression", build=lambda *_, c=candidates: c)
         off = candidates[kept].constant
         assert (saved.card["estimator"], saved.model.constant) == (kept, off)
@@ -491,6 +508,13 @@ def test_train_keeps_the_lower_loss(tmp_path):
         assert saved.card["metrics"]["root_mean_squared_error"] == pytest.approx(loss)
         assert saved.card["baseline"]["root_mean_squared_error"] == pytest.approx(1, rel=0.02)
         assert f"root mean squared error {loss:.4g}" in saved.printed
+        assert re.search("  no +can't be fitted: When using", saved.printed)
+    # of a very large table the slow one is left out
+    candidates["slow gradient boosting"] = DummyRegressor(strategy="constant", constant=0)
+    for most, kept in ((40, "slow gradient boosting"), (39, "b")):
+        monkeypatch.setattr(train, "SLOW_WORK", most)
+        saved = fit(tmp_path, table, "--task", "regression", build=lambda *_: dict(candidates))
+        assert saved.card["estimator"] == kept
 
 
 def test_train_keeps_a_fit_to_all_rows(apis, tmp_path):
@@ -595,7 +619,9 @@ def test_get(api):
     paths = ask(api.url + "/openapi.json")[1]["paths"]
     assert paths.keys() >= {"/health", "/model", "/predict/csv"}
     for path in ("/predict", "/predict/batch", "/explain"):
-        schema = paths[path]["post"]["requestBody"]["content"][JSON]["schema"]
+        body = paths[path]["post"]["requestBody"]
+        schema = body["content"][JSON]["schema"]
+        assert body["required"] is paths["/predict/csv"]["post"]["requestBody"]["required"] is True
         assert list(schema["properties"]) == [f["name"] for f in api.card["features"]]
         assert schema["additionalProperties"] is False
         responses = paths[path]["post"]["responses"]
@@ -742,6 +768,7 @@ def test_values(feature, value, status, words, apis):
     ("/predict", b'{"x": 1}', "text/plain;x=json", 415, "Send the header"),
     ("/predict/batch", {"x": []}, JSON, 422, "at least 1"),
     ("/predict/batch", {"x": 1}, JSON, 422, "list"),
+    ("/predict/batch", {"x": None}, JSON, 422, "list"),
     ("/predict/batch", {"x": [-1.0] * 10_000}, JSON, 200, ""),
     ("/predict/batch", {"x": [-1.0] * 10_001}, JSON, 422, "at most 10000"),
     ("/predict/csv", "x\n1\n", "text/csv; charset=utf-8", 200, "x,prediction,low,high"),
@@ -770,6 +797,8 @@ def test_limits(given, apis):
         assert len(ask(url + path, {})[1]["detail"]) == 20
     answer = ask(url + "/predict/csv", csv_of(columns_of([dict.fromkeys(row, "a")])), CSV)[1]
     assert answer.count("no number") == 20
+    answer = ask(apis["kind"].url + "/predict", {'say "hi"': "€" * 999})[1]
+    assert str(answer).count("€") == 100  # of what was sent
     answer = ask(url + "/predict/batch", columns_of([row] * 3) | {"c9": [1, 2]})[1]
     assert "equally many rows" in answer["detail"][0]["msg"]
     for path, kind, limit in (("", JSON, 10 * 2**20), ("/csv", CSV, 50 * 2**20)):
@@ -823,6 +852,7 @@ def test_queue(given, caplog):
 
 def test_too_much_waits(given):
     """Beyond 100,000 rows, or four files, it is 503; what is answered or failed counts no more."""
+    CALLS.clear()
     with ThreadPoolExecutor(13) as pool:
 
         def send(n, path, body, kind=JSON):
@@ -845,12 +875,13 @@ def test_too_much_waits(given):
         for _ in range(2):
             assert send(5, "/predict/csv", "x\n1000.3\n", CSV) == [200] * 4 + [503]
             assert send(4, "/predict/csv", "z\n1\n", CSV) == [422] * 4
+    assert max(len(X) for _, X in CALLS) <= 2_000  # so that others get in between
 
 
 def test_slow_readers(given):
     """A client that does not take its answer is left, so that others' files are predicted."""
     api = load_api(given.path)
-    api.BODY_SECONDS, body = 0.2, "x,z\n" + f"-1.5,{'a' * 200}\n" * 50_000
+    api.BODY_SECONDS, body = 1, "x,z\n" + f"-1.5,{'a' * 200}\n" * 50_000
     with serve(api.app) as url, ExitStack() as stack:
         for _ in range(4):
             client = HTTPConnection(url.removeprefix("http://"))
@@ -992,7 +1023,11 @@ def test_page_example(api, open_page, monkeypatch):
     for each in (page, open_page(api.url, query=page.query_params)):
         words, [metric] = words_on(each), each.metric
         *charts, reasons = [bars_of(chart) for chart in each.get("vega_lite_chart")[:-1]]
-        assert "This is a real row of the table" in words
+        for text in (
+            api.card["description"], "This is a real row of the table", "Why this answer",
+            "they are no causes", "What if one value were different?", "Gray: where the table has",
+        ):  # fmt: skip
+            assert text in words
         assert unescape(metric.label) == api.card["target"]
         assert reasons == pytest.approx(shares)
         told = numbers_at(r"From ([-\d,.]+).*to ([-\d,.]+)(?: %)?:", words)
@@ -1035,6 +1070,7 @@ def test_page_refuses(apis, open_page):
         page.text_input(key="_class").set_value(value)
         page.button(key="page:predict").click().run()
         assert (words in words_on(page), len(page.metric)) == (True, int(value == "99"))
+        assert ("How sure the model is there says nothing" in words_on(page)) == (value == "99")
     names = [feature["name"] for feature in apis["price"].card["features"]]
     page = open_page(apis["price"].url, query={f"_{name}": "" for name in names})
     assert ". And 5 more." in words_on(page)
@@ -1049,11 +1085,15 @@ def test_page_what_if(apis, open_page):
     """Along a feature the model's answers, how often the table has what, and where the form is."""
     api, row = apis["kind"], apis["kind"].card["examples"][0]["features"]
     page = try_example(open_page(api.url))
+    assert str(page.date_input(key="_x").value) == row["x"]
     for f in api.card["features"]:
         name, here = f["name"], row[f["name"]]
         page.selectbox(key="page:what-if").select(name).run()
         layers = json.loads(page.get("vega_lite_chart")[-1].proto.spec)["layer"]
         seen, points, dashed = [layer["data"]["values"] for layer in layers]
+        axes = {axis.get("title"): axis.get("type") for axis in layers[1]["encoding"].values()}
+        kind = {"number": "quantitative", "date": "temporal"}.get(f["type"], "nominal")
+        assert (axes[name], axes["probability"]) == (kind, "quantitative")
         assert [point["value"] for point in seen][: len(f["counts"])] == f["counts"]
         values = f.get("choices", [False, True])
         if "minimum" in f:
@@ -1069,29 +1109,56 @@ def test_page_what_if(apis, open_page):
         answer = ask(api.url + "/predict/batch", columns_of([row | {name: v} for v in values]))[1]
         for label, shares in answer["probabilities"].items():
             assert [found[place, label] for place in places] == pytest.approx(shares)
+    # one of the points, -20 + 112 steps of 6.125, is 666
+    page = open_page(apis["given"].url, query={"_x": "898.75"})
+    assert "The model has no answer for this row" in words_on(page)
 
 
-def test_page_many_rows(api, open_page):
+def test_page_many_rows(api, open_page, monkeypatch):
     """A file is predicted, in its order; which rows can't be, and why, is said first."""
-    rows = rows_of(api)[:7]
+    rows = rows_of(api)[:7] * 150
     text = to_csv([row | {"mine": "kept"} for row in [*rows, rows[0]]], api)
     page = open_page(api.url, "Many rows")
-    file = ("t.csv", text.strip().encode() + b";one more", CSV)
-    page.file_uploader(key="page:file").set_value(file).run()
-    assert f"{len(rows)} of {len(rows) + 1} rows predicted" in words_on(page)
+
+    def upload(content):
+        page.file_uploader(key="page:file").set_value(("t.csv", content, CSV)).run()
+        return words_on(page)
+
+    words = upload(text.strip().encode() + b";one more")
+    for told in (
+        "A CSV file with a column for each",
+        "1,050 of 1,051 rows predicted",
+        "row 1051: ",
+    ):
+        assert told in words
+    assert "Only the first 1,000 rows are shown" in words
+    labels = [button.proto.label for button in page.get("download_button")]
+    assert labels == ["Download a template", "Download the result"]
     first, problems = (frame.value for frame in page.dataframe)
-    assert (problems["row"].tolist(), "cells, the header" in problems["problem"][0]) == ([8], True)
-    found, predictions = first.iloc[:-1, 0].tolist(), api.model.predict(api.background[:7]).tolist()
-    assert first["mine"].tolist() == ["kept"] * 8
+    assert "cells, the header" in problems.set_index("row")["problem"][1051]
+    found, expected = (
+        first.iloc[:, 0].tolist(),
+        api.model.predict(api.background[:7]).tolist() * 150,
+    )
+    assert first["mine"].tolist() == ["kept"] * 1000
     if "classes" in api.card:
-        assert found == predictions
+        assert found == expected[:1000]
+        counts = pd.Series(expected).value_counts().tolist()
+        assert bars_of(page.get("vega_lite_chart")[0]) == counts[:10]
     else:
-        assert found == pytest.approx(predictions)
-        told = numbers_at(r": (\S+) on average, from (\S+) to (\S+)\.\n", words_on(page))
-        ends = [np.mean(found), min(found), max(found)]
+        assert found == pytest.approx(expected[:1000])
+        told = numbers_at(r": (\S+) on average, from (\S+) to (\S+)\.\n", words)
+        ends = [np.mean(expected), min(expected), max(expected)]
         assert told == pytest.approx(ends, abs=(ends[2] - ends[1]) / 100)
-    page.file_uploader(key="page:file").set_value(("t.csv", b"z\n1\n", CSV)).run()
-    assert ("has no column" in words_on(page), len(page.dataframe)) == (True, 0)
+    assert "has no column" in upload(b"z\n1\n")
+    assert len(page.dataframe) == 0
+    # what is uploaded while the API is away is predicted when it is back
+    monkeypatch.setenv("API_URL", "http://127.0.0.1:9")
+    upload(text.encode())
+    assert [error.value[:22] for error in page.error][:2] == ["The model is not there"] * 2
+    monkeypatch.setenv("API_URL", api.url)
+    page.button(key="page:retry-file").click().run()
+    assert "1,051 of 1,051 rows predicted" in words_on(page)
 
 
 def test_page_about(api, open_page):
@@ -1099,8 +1166,8 @@ def test_page_about(api, open_page):
     page, card = open_page(api.url, "About the model"), api.card
     words, sha256 = words_on(page), hashlib.sha256(api.path.read_bytes()).hexdigest()
     reasons = [entry["reason"] for entry in card["dropped"]]
-    known = [f"trained on {card['rows']:,} rows", "What it was trained on", sha256]
-    for text in [*known, *card["notes"], *reasons]:
+    known = [f"trained on {card['rows']:,} rows", "What matters most", "What it was trained on"]
+    for text in [*known, sha256, *card["notes"], *reasons]:
         assert text.rstrip(".") in words
     key = "accuracy" if "classes" in card else "mean_absolute_error"
     shown = page.table[0].value.loc[key.replace("_", " ")].str.replace(",", "").astype(float)
@@ -1377,6 +1444,7 @@ def test_browser(apis, tmp_path):
         page = browser.new_page()
         page.goto(process.page)
         page.get_by_role("button", name="Predict", exact=True).click()
+        assert page.title() == apis["here"].card["title"]
         page.get_by_test_id("stMetric").wait_for()
         page.goto(page.url)
         page.get_by_test_id("stMetric").wait_for()
