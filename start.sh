@@ -36,6 +36,7 @@ done
 # whatever the reason for leaving: ask all to end; kill what is left in time, or at a second Ctrl-C
 tell_all() { for job in $(jobs -pr); do kill "$1" "$job" 2>/dev/null; done; }
 leave() {
+    [[ $BASHPID == "$$" ]] || return  # a job that heard TERM before it had become its program
     set +e
     trap '' TERM
     trap 'tell_all -KILL' INT
