@@ -51,7 +51,7 @@ MAX_FILES = 4  # at once; each is held in memory until it is answered
 MAX_PART_CELLS = 200_000  # of a file, read and answered together
 MAX_PIECE = 2**18  # characters of a file's answer sent at once: a slow line takes them in time
 MAX_CALL_ROWS = 2_000  # in one call of the model: what is longer lets others in between
-MAX_WAITING_ROWS = 100_000  # beyond it the answer is 503: a second of work, or 38 explanations
+MAX_WAITING_ROWS = 100_000  # beyond it the answer is 503: a second of work, or 35 explanations
 MAX_EXPLAIN_CELLS = 4_000_000  # of the rows made up for one explanation
 MAX_SENTENCES = 20  # reasons in a 422, warnings for a row
 BODY_SECONDS = 60  # for a client to send all of its body, or to take a piece of the answer
@@ -191,21 +191,17 @@ class Model:
         if feature["type"] == "date":
             value = decode(feature, value)
         else:
-            value, bound = f"{value:.10g}", f"{bound:.10g}"
+            value, bound = f"{value:.15g}", f"{bound:.15g}"
         where = OUTSIDE[feature["type"], end].format(bound)
         return f"{feature['name']} {value} is {where} in training"
 
     def write(self, columns: list) -> dict[str, Any]:
         """Return the answers' columns, or one row of them, under the names that JSON has."""
         prediction, *probabilities, likely, sentences = columns
-        if not self.classes:
-            return {"prediction": prediction, "interval": likely, "warnings": sentences}
-        return {
-            "prediction": prediction,
-            "probabilities": dict(zip(self.classes, probabilities)),
-            "likely": likely,
-            "warnings": sentences,
-        }
+        sure = {"interval": likely}
+        if self.classes:
+            sure = {"probabilities": dict(zip(self.classes, probabilities)), "likely": likely}
+        return {"prediction": prediction, **sure, "warnings": sentences}
 
 
 # the schema, made from the card

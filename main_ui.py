@@ -12,7 +12,7 @@ import re
 import shlex
 import threading
 from contextlib import suppress
-from datetime import date
+from datetime import date, datetime
 from functools import partial
 from http.client import HTTPException
 from typing import Any
@@ -31,7 +31,8 @@ from starlette.routing import Mount, Route
 from streamlit.runtime import get_instance
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-API_URL = os.environ.get("API_URL", f"http://127.0.0.1:{os.environ.get('API_PORT', '8001')}")
+API_PORT = os.environ.get("API_PORT") or "8001"
+API_URL = os.environ.get("API_URL") or f"http://127.0.0.1:{API_PORT}"
 PUBLIC_API = os.environ.get("PUBLIC_API") == "1"  # the page's port answers under /api too
 TIMEOUT_SECONDS = 10  # until the next bytes come
 UNFOLDED = 24  # features in sight; of more, the less important ones are folded away
@@ -144,6 +145,8 @@ def spell(value: Any) -> str:
 def write(value: float, scale: float = 0.0, sign: str = "") -> str:
     """Return a number with three digits of the scale, of its interval say; or with four digits."""
     decimals = 2 - math.floor(math.log10(scale or abs(value) / 10 or 1))
+    if decimals > 12 and abs(value) < 1e-9:
+        return f"{value:{sign}.3g}"
     text = f"{value:{sign}z,.{min(max(decimals, 0), 12)}f}"  # z: no -0.0
     return text if abs(value) >= 10_000 else text.replace(",", "")  # a year has no comma
 
@@ -395,7 +398,7 @@ def draw_why(card: dict, row: dict, answer: dict) -> None:
 def place_of(feature: dict, value: Any) -> Any:
     """Return where a value stands on an axis: a date at its milliseconds since 1970."""
     if feature["type"] == "date":
-        return 1000 * pd.to_datetime(value, utc=True).timestamp()
+        return 1000 * pd.to_datetime(datetime.fromisoformat(value), utc=True).timestamp()
     return value if feature["type"] == "number" else spell(value)
 
 
@@ -510,16 +513,16 @@ def draw_many_rows(card: dict) -> None:
     if file is not None and (not state["page:result"] or file.file_id != state["page:result"][0]):
         with one_file():
             content, problem = call("/predict/csv", file.getvalue())
-            if problem != GONE:
+            if problem == GONE:  # the upload is kept, and with it what came of the one before
+                st.error(problem)
+                st.button("Try again", key="page:retry-file")
+            else:
                 # note: Streamlit would keep the upload until some session ends
                 run = get_script_run_ctx()
                 run.uploaded_file_mgr.remove_file(run.session_id, file.file_id)
                 file.close()
                 result = None if problem else read_result(content, card)
                 state["page:result"] = file.file_id, problem, result
-        if problem == GONE:  # the upload is kept, and with it what came of the one before
-            st.error(problem)
-            st.button("Try again", key="page:retry-file")
     if state["page:result"]:
         _, problem, result = state["page:result"]
         if problem:
@@ -530,7 +533,8 @@ def draw_many_rows(card: dict) -> None:
 
 def read_result(content: bytes, card: dict) -> dict:
     """Return what is shown of the API's CSV file, and all of it packed."""
-    separator = re.search(rb"(.)problem( \(model\))?\n", content)[1].decode()
+    header_end = re.search(rb"warnings( \(model\))?(.)problem( \(model\))?\n", content)
+    separator = header_end[2].decode()
     how = {"sep": separator, "lineterminator": "\n", "dtype": str, "keep_default_na": False}
     first = pd.read_csv(io.BytesIO(content), nrows=SHOWN_ROWS, **how)
     # what the API added, and the numbers in it
@@ -542,8 +546,7 @@ def read_result(content: bytes, card: dict) -> dict:
     for name in numbers:
         first[name] = pd.to_numeric(first[name].str.replace(card["decimal"], "."))
     # of all rows only two columns: a large file would fill the memory
-    places = [first.shape[1] - len(added), first.shape[1] - 1]
-    ends = pd.read_csv(io.BytesIO(content), usecols=places, **how)
+    ends = pd.read_csv(io.BytesIO(content), usecols=[added[0], added[-1]], **how)
     ends.columns, ends.index = ["prediction", "problem"], ends.index + 1
     problems = ends["problem"][ends["problem"] != ""]
     predictions = ends["prediction"].drop(problems.index)

@@ -298,6 +298,8 @@ def test_read_number(text, point, comma):
     ("a|b\n1|2".encode("utf-8-sig"), ["a", "b"], [["1", "2"]]),
     (b'"a\nb",c\r\n\r\n1,"x, y"\r\n', ["a\nb", "c"], [["1", "x, y"]]),
     (b"a;b\n1,5;2,5\n1,25;3\n", ["a", "b"], [["1,5", "2,5"], ["1,25", "3"]]),
+    (b"a;b, in m, or ft\n1;2\n3;4\n", ["a", "b, in m, or ft"], [["1", "2"], ["3", "4"]]),
+    (b"a, b;c\n1,5;2\n2,5;3\n", ["a, b", "c"], [["1,5", "2"], ["2,5", "3"]]),
     ("a,b\n1\u20282,3\x85\n".encode(), ["a", "b"], [["1\u20282", "3\x85"]]),
     (b"a,a,,a\n1,2,3,4\n", ["a", "a (2)", "column 3", "a (3)"], [["1", "2", "3", "4"]]),
     (b"a,b,c\n1\n1,2,3,4\n", ["a", "b", "c"], [["1", "", ""], ["1", "2", "3", "4"]]),
@@ -347,8 +349,11 @@ def test_dates(tmp_path):
     table["ISO"] = [f"{day}{clock}" for day, clock in zip(days, clocks)]
     few = [date(2024, i * 5 % 12 + 1, 25 if i > 27 else i % 12 + 1) for i in range(30)]
     table["few"] = [f"{day:%d/%m/%Y}" for day in few]  # two tell day from month
+    table["fine"] = [f"{day} 01:02:03.{i:06}" for i, day in enumerate(days, 123450)]
     card = fit(tmp_path, csv_of(table | {"y": np.arange(30) % 7 / 2})).card
     X, problems = train.encode(table, card)
+    for feature, column in zip(card["features"], X.T):
+        assert train.read_date(feature["maximum"]) == column.max()
     expected = 19722 + 5 * np.arange(30)  # 54 years with 13 leap days, less one day
     for column, shift in zip(X.T, [0, 0, 0, 0, 0, 0.75, 22 / 24 - np.arange(30) % 2]):
         assert column == pytest.approx(expected + shift)
@@ -595,9 +600,9 @@ HALF = np.arange(60) // 2
      ["rows repeat others, and a class has too few different ones to tell"]),
     ({"day": DAYS, "b": B, "y": B + NOISE[2]}, ["the rows are in order of time, by 'day'"]),
     ({"day": DAYS, "y": ["old"] * 40 + ["new"] * 20},  # the first rows lack a class
-     ["in order of time", "but some classes are too rare to measure it on later"]),
+     ["in order of time", "but not every class has early and late rows"]),
     ({"time": range(60_000), "b": np.tile(B, 600), "y": ["a", "b"] * 25_000 + ["a"] * 10_000},
-     ["in order of time", "but some classes are too rare to measure it on later"]),
+     ["in order of time", "but not every class has early and late rows"]),
 ])  # fmt: skip
 def test_train_notes(columns, notes, tmp_path):
     """What a careful reader should know is noted and printed, and nothing where nothing is."""
@@ -707,9 +712,12 @@ def test_csv(apis, tmp_path):
     body = to_csv([apis["price"].card["examples"][0]["features"]], apis["price"])
     answer = ask(apis["price"].url + "/predict/csv", body.replace("Größe", "size"), CSV)[1]
     assert answer.endswith(";there is no column 'Größe';\n")
-    nullable = fit(tmp_path, csv_of({"x": ["", *range(1, 40)], "y": np.arange(40) / 2}))
+    towns, x = [f"town {i % 12}" for i in range(40)], ["", *range(1, 40)]
+    nullable = fit(tmp_path, csv_of({"x": x, "in": [""] + towns[1:], "y": np.arange(40) / 2}))
     with serve(load_api(nullable.path).app) as url:
-        assert "it has no column 'x'" in str(ask(url + "/predict/csv", "z\n1\n", CSV))
+        assert "it has no column 'x', 'in'" in str(ask(url + "/predict/csv", "z\n1\n", CSV))
+        nearest = "'town 11x' is not one of 12 choices, such as ['town 11', 'town 1'"
+        assert nearest in ask(url + "/predict", {"in": "town 11x"})[1]["detail"][0]["msg"]
 
 
 def test_explain(apis):
@@ -745,7 +753,8 @@ def test_explain(apis):
     ('say "hi"', "blau", 422, "'blau' is not one of ['None', 'grün', 'rot']"),
     ("model_config", 1, 422, "boolean"), ('say "hi"', 1, 422, "'1' is not one of"),
     ("x", None, 422, "string"), ("x", 20240101, 422, "string"), ("x", "", 422, "a date such as"),
-    ("x", "31.12.2023", 422, "a date such as"), ("x", "9999-12-31T23:59:59.9", 422, "a date"),
+    ("x", "31.12.2023", 422, "a date such as"), ("x", "9999-12-31T23:59:59.9999", 422, "a date"),
+    ("x", "9999-12-31T23:59:59.99", 200, ":59.990000 is after 2024-02-28, the latest in training"),
     ("z", 1, 422, "There is no such feature"),
 ])  # fmt: skip
 def test_values(feature, value, status, words, apis):
@@ -797,6 +806,8 @@ def test_limits(given, apis):
         assert len(ask(url + path, {})[1]["detail"]) == 20
     answer = ask(url + "/predict/csv", csv_of(columns_of([dict.fromkeys(row, "a")])), CSV)[1]
     assert answer.count("no number") == 20
+    answer = ask(apis["steps"].url + "/predict", {"x": 200.000000001})[1]
+    assert answer["warnings"] == ["x 200.000000001 is above 200, the highest in training"]
     answer = ask(apis["kind"].url + "/predict", {'say "hi"': "€" * 999})[1]
     assert str(answer).count("€") == 100  # of what was sent
     answer = ask(url + "/predict/batch", columns_of([row] * 3) | {"c9": [1, 2]})[1]
@@ -952,7 +963,7 @@ def test_new_model(apis, tmp_path, caplog):
     with ThreadPoolExecutor(1) as pool, serve(load_api(tmp_path / "model.joblib").app) as url:
         before = pool.submit(ask, url + "/predict/batch", {"x": [1000.4] * 9_999})
         time.sleep(0.3)
-        put(kind.path.read_bytes(), "is served")
+        put(kind.path.read_bytes(), f"the new '{tmp_path / 'model.joblib'}' is served")
         assert not before.done()
         answer = ask(url + "/predict", kind.card["examples"][0]["features"])[1]
         assert answer["probabilities"].keys() == set(kind.card["classes"])
@@ -1013,6 +1024,17 @@ def try_example(page):
     return examples.select(examples.options[0]).run()
 
 
+@pytest.mark.parametrize(("value", "scale", "sign", "text"), [
+    (1234.5, 0, "", "1234"), (12345.6, 0, "", "12,346"), (0.00123456, 0, "", "0.001235"),
+    (152.34, 98.4, "", "152.3"), (-0.00001, 1, "+", "+0.00"), (2.5, 0.1, "+", "+2.500"),
+    (0, 0, "", "0.00"), (-1.3e-15, 0, "", "-1.3e-15"), (0, 1e-15, "+", "+0"),
+    (-12.55, 1e-15, "", "-12.550000000000"),
+])  # fmt: skip
+def test_page_numbers(value, scale, sign, text):
+    """A number has the digits that tell, three of its interval or four of its own."""
+    assert importlib.import_module("main_ui").write(value, scale, sign) == text
+
+
 def test_page_example(api, open_page, monkeypatch):
     """An example has answer, reasons and truth; its address brings them back, so does curl."""
     page, example = try_example(open_page(api.url)), api.card["examples"][0]
@@ -1047,7 +1069,7 @@ def test_page_example(api, open_page, monkeypatch):
             assert found == pytest.approx(expected, rel=1e-9, abs=(high - low) / 10)
             assert told == pytest.approx(ends, rel=0.01, abs=0.05 * abs(why["value"]))
     monkeypatch.setattr("streamlit.runtime.context.ContextProxy.url", "https://a.b:1/c?_d=e")
-    monkeypatch.delenv("API_URL")
+    monkeypatch.setenv("API_URL", "")
     monkeypatch.setenv("API_PORT", api.url.rpartition(":")[2])
     page.session_state["page:tab"] = "For programmers"
     for is_public, url in (("1", "https://a.b:1/api"), ("", api.url)):
@@ -1109,15 +1131,23 @@ def test_page_what_if(apis, open_page):
         answer = ask(api.url + "/predict/batch", columns_of([row | {name: v} for v in values]))[1]
         for label, shares in answer["probabilities"].items():
             assert [found[place, label] for place in places] == pytest.approx(shares)
+        # first the label that is most probable somewhere
+        highest = [points[start]["label"] for start in range(0, len(points), len(points) // 3)]
+        most = {p["label"]: p["value"] for p in sorted(points, key=lambda p: p["value"])}
+        assert highest == sorted(most, key=most.get, reverse=True)
     # one of the points, -20 + 112 steps of 6.125, is 666
     page = open_page(apis["given"].url, query={"_x": "898.75"})
     assert "The model has no answer for this row" in words_on(page)
+    page = open_page(api.url, query={"_x": "2024-W05-1"})  # ISO 8601, too
+    page.selectbox(key="page:what-if").select("x").run()
+    assert "Dashed: the value in the form" in words_on(page)
 
 
 def test_page_many_rows(api, open_page, monkeypatch):
     """A file is predicted, in its order; which rows can't be, and why, is said first."""
     rows = rows_of(api)[:7] * 150
-    text = to_csv([row | {"mine": "kept"} for row in [*rows, rows[0]]], api)
+    mine = "my problem\n(in words)"
+    text = to_csv([row | {mine: "kept"} for row in [*rows, rows[0]]], api)
     page = open_page(api.url, "Many rows")
 
     def upload(content):
@@ -1140,7 +1170,7 @@ def test_page_many_rows(api, open_page, monkeypatch):
         first.iloc[:, 0].tolist(),
         api.model.predict(api.background[:7]).tolist() * 150,
     )
-    assert first["mine"].tolist() == ["kept"] * 1000
+    assert first[mine].tolist() == ["kept"] * 1000
     if "classes" in api.card:
         assert found == expected[:1000]
         counts = pd.Series(expected).value_counts().tolist()

@@ -201,9 +201,9 @@ def read_table(content: bytes) -> tuple[list[str], str, Iterator[list[str]]]:
     """
     if content.startswith((b"sep=", b"\xef\xbb\xbfsep=")):  # a line for Excel
         content = content.partition(b"\n")[2]
-    # the separator that splits most of the first rows as it splits the header
+    # the separator that splits most of the first rows as it splits the header, rather no comma
     text, separator, best = open_text(content), ",", (0, 1)
-    for mark in ",;\t|":
+    for mark in ";\t|,":
         try:
             head = list(islice(read_rows(text, mark), 100)) or [[]]
         except ValueError:  # a quote that is none with another separator
@@ -328,8 +328,8 @@ def read_date(text: str, layout: str = ISO) -> float | None:
         except ValueError:
             return None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    days = moment.timestamp() / 86_400
-    return days if FIRST_DAY <= days <= LAST_DAY else None
+    days = round(moment.timestamp(), 3) / 86_400  # decode() writes milliseconds
+    return days if FIRST_DAY <= days < LAST_DAY + 1 else None
 
 
 def read_cell(text: str, feature: dict, decimal: str) -> float | None:
@@ -747,7 +747,7 @@ def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
         parts = folds[-1]
     different = min(len(np.unique(y[part])) for part in parts)
     if different < len(card.get("classes", [])):
-        card["notes"].append("but some classes are too rare to measure it on later rows only")
+        card["notes"].append("but not every class has early and late rows: measured on any")
         return []
     return folds
 
