@@ -6,7 +6,6 @@ file, so this serves whatever table train.py was given, and a new file as soon a
 
 import asyncio
 import csv
-import difflib
 import gc
 import hashlib
 import io
@@ -417,6 +416,8 @@ async def read_body(request: Request, media_type: str) -> bytes:
             return await request.body()
     except (ClientDisconnect, TimeoutError):
         raise HTTPException(400, f"The body was not there in {BODY_SECONDS} seconds") from None
+    except asyncio.CancelledError:
+        raise HTTPException(503, "The server is stopping", LATER) from None
 
 
 async def read_values(request: Request, model: Model, schema: type[BaseModel]) -> list:
@@ -449,9 +450,12 @@ def reword(entry: dict, model: Model) -> dict:
     """Return pydantic's entry in words for people, and without the input: JSON may not hold it."""
     message, kind, place = entry["msg"].removeprefix("Value error, "), entry["type"], entry["loc"]
     if kind == "literal_error":
-        choices, label = model.features[place[0]]["choices"], str(entry["input"])[:100]
-        near = difflib.get_close_matches(label, choices, n=10, cutoff=0)
-        some = choices if len(choices) <= 10 else f"{len(choices)} choices, such as {near}"
+        some, label = model.features[place[0]]["choices"], str(entry["input"])[:100]
+        if len(some) > 10:
+            # what begins alike comes first: difflib would take seconds for long texts
+            alike = {c: len(os.path.commonprefix([c.lower(), label.lower()])) for c in some}
+            near = sorted(some, key=alike.get, reverse=True)[:10]
+            some = f"{len(some)} choices, such as {near}"
         message = f"'{label}' is not one of {some}"
     elif kind == "float_type":
         message += ", such as 13.5"
@@ -612,7 +616,7 @@ def open_table(content: bytes, model: Model) -> tuple[list[str], str, Iterator[l
         if needed or len(absent) == len(model.features):
             some = ", ".join(map(repr, (needed or absent)[:MAX_SENTENCES]))
             raise ValueError(f"it has no column {some}")
-        first = list(islice(rows, MAX_CALL_ROWS))
+        first = list(islice(rows, rows_of_part(names)))
         if not first:
             raise ValueError("it has no rows")
         if len(first) + sum(1 for _ in islice(rows, MAX_FILE_ROWS)) > MAX_FILE_ROWS:
@@ -630,6 +634,11 @@ def open_table(content: bytes, model: Model) -> tuple[list[str], str, Iterator[l
         raise refusal(f"This is no table to predict: {error}", "table") from None
 
 
+def rows_of_part(names: list[str]) -> int:
+    """Return how many rows of a file are held as texts at once."""
+    return max(1, min(MAX_CALL_ROWS, MAX_PART_CELLS // len(names)))
+
+
 def predict_lines(table: tuple, model: Model, waiting: Queue) -> Iterator[str]:
     """Yield the rows with their answers, part after part. It runs in a thread."""
     names, separator, rows = table
@@ -640,8 +649,7 @@ def predict_lines(table: tuple, model: Model, waiting: Queue) -> Iterator[str]:
         of_each = [f"probability of {label}" for label in model.classes]
         added = ["prediction", *of_each, "likely", "warnings", "problem"]
     lines = [names + [f"{name} (model)" if name in names else name for name in added]]
-    step = max(1, min(MAX_CALL_ROWS, MAX_PART_CELLS // len(names)))
-    while part := list(islice(rows, step)):
+    while part := list(islice(rows, rows_of_part(names))):
         X, found = encode(dict(zip(names, zip(*part))), model.card)
         problems: list[list[str]] = [[] for _ in part]
         for row, cells in enumerate(part):

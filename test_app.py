@@ -536,6 +536,15 @@ def test_train_keeps_a_fit_to_all_rows(apis, tmp_path):
     assert twice.path.read_bytes() == saved.path.read_bytes()
 
 
+def test_train_keeps_a_threshold(tmp_path):
+    """A threshold that no row of the table comes between is obeyed for rows that do."""
+    side = np.arange(40) % 2
+    table = csv_of({"a": side, "b": side, "y": np.where(side, "yes", "no")})
+    careful = FixedThresholdClassifier(LogisticRegression(), threshold=0.7)
+    assert not fit(tmp_path, table, build=lambda *_: careful).by_probability
+    assert fit(tmp_path, table).by_probability
+
+
 def test_train_measures_by_hand(apis, tmp_path):
     """Of 18 or 19 errors the 18th holds 90 %; shuffling costs the root of 2 times the weight."""
     card = apis["sixty"].card
@@ -593,8 +602,15 @@ HALF = np.arange(60) // 2
     ({"1.5": A, "b": B, "2": sum(NOISE)}, ["the header looks like data (1.5, 2): is it missing?"]),
     ({"a": [f"{i % 9 + 1}/{i % 8 + 1}/2024" for i in range(100)], "b": B, "y": B + NOISE[2]},
      ["'1/1/2024' in 'a' is read as a date by %m/%d/%Y, not %d/%m/%Y"]),
-    ({"a": A, "b": ["x", "y"] * 49 + ["z", "Total"], "y": sum(NOISE)},
-     ["the last row looks like a total ('Total'): delete it?"]),
+    ({"a": A, "b": ["x", "y"] * 49 + ["z", "Total:"], "y": sum(NOISE)},
+     ["the last row looks like a total ('Total:'): delete it?"]),
+    ({"a": A, "column 2": B, "column 3": sum(NOISE)}, ["does a line stand above the header?"]),
+    ({"a": [f'"{950 + 41 * i:,}"' for i in range(100)], "b": ['"1,2"', "1"] * 50, "y": range(100)},
+     ["'1,032' is read as 1.032; --decimal . makes it 1032", "hardly better"]),
+    ({"born": [f"{i % 12 + 1}/{i % 28 + 1}/{i % 50 + 40}" for i in range(100)], "b": B, "y": B + A},
+     ["'born' goes to 2068-"]),
+    ({"a": A, "y": ["Yes" if i % 9 else "yes" for i in range(50)] + ["no"] * 50},
+     ["some labels differ only in capitals", "hardly better"]),
     ({"x": HALF, "y": HALF + 9 * A[:60]}, ["30 rows with the features of another: kept in"]),
     ({"x": [1] * 30 + list(range(30)), "y": ["same"] * 30 + ["else"] * 30},
      ["rows repeat others, and a class has too few different ones to tell"]),
@@ -806,6 +822,8 @@ def test_limits(given, apis):
         assert len(ask(url + path, {})[1]["detail"]) == 20
     answer = ask(url + "/predict/csv", csv_of(columns_of([dict.fromkeys(row, "a")])), CSV)[1]
     assert answer.count("no number") == 20
+    wide = load_api(given.path).rows_of_part(["a name"] * 2_000)
+    assert wide == 100  # rows of texts at once
     answer = ask(apis["steps"].url + "/predict", {"x": 200.000000001})[1]
     assert answer["warnings"] == ["x 200.000000001 is above 200, the highest in training"]
     answer = ask(apis["kind"].url + "/predict", {'say "hi"': "€" * 999})[1]
@@ -960,7 +978,9 @@ def test_new_model(apis, tmp_path, caplog):
 
     given, kind = apis["given"], apis["kind"]
     (tmp_path / "model.joblib").write_bytes(given.path.read_bytes())
-    with ThreadPoolExecutor(1) as pool, serve(load_api(tmp_path / "model.joblib").app) as url:
+    api = load_api(tmp_path / "model.joblib")
+    api.WATCH_SECONDS = 0.2
+    with ThreadPoolExecutor(1) as pool, serve(api.app) as url:
         before = pool.submit(ask, url + "/predict/batch", {"x": [1000.4] * 9_999})
         time.sleep(0.3)
         put(kind.path.read_bytes(), f"the new '{tmp_path / 'model.joblib'}' is served")
@@ -1033,6 +1053,21 @@ def try_example(page):
 def test_page_numbers(value, scale, sign, text):
     """A number has the digits that tell, three of its interval or four of its own."""
     assert importlib.import_module("main_ui").write(value, scale, sign) == text
+
+
+def test_page_times():
+    """Over a year a time of day is kept, in a day it is what varies."""
+    values_to_try = importlib.import_module("main_ui").values_to_try
+    for end, times in (("2025-06-01T00:00:00", 1), ("2024-01-02T00:00:00", 150)):
+        when = {
+            "type": "date",
+            "minimum": "2024-01-01T00:00:00",
+            "maximum": end,
+            "counts": [3] * 20,
+        }
+        values, seen = values_to_try(when, "2024-01-01T12:00:00")
+        assert len({value[10:] for value in values}) == times
+        assert ("2024-01-01T12:00:00" in values, list(seen.values())) == (True, [3] * 20 + [0])
 
 
 def test_page_example(api, open_page, monkeypatch):
@@ -1293,7 +1328,8 @@ def started(apis, tmp_path_factory):
     shutil.copy(apis["given"].path, folder / "mine.joblib")
     (folder / "start").symlink_to("code/start.sh")
     # two have a watch that is quick to notice
-    quick = {"ANSWER_SECONDS=5": "ANSWER_SECONDS=0.5", "\nKILL_SECONDS=7": "\nKILL_SECONDS=2"}
+    quick = {"ANSWER_SECONDS=5": "ANSWER_SECONDS=0.5", "\nKILL_SECONDS=7": "\nKILL_SECONDS=3"}
+    quick["\nGRACEFUL_SECONDS=4"] = "\nGRACEFUL_SECONDS=1"
     quick = edit("start.sh", {"sleep 10": "sleep 0.2", **quick})
     (folder / "code" / "quick.sh").write_text(quick)
     copies = {}
@@ -1351,12 +1387,15 @@ def test_start_and_stop(event, code, started):
     assert OPEN(page + "/_stcore/health").status == 200
     with pytest.raises(URLError, match="refused"):
         OPEN(api + "/health")
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(ask, process.api + "/predict", {"x": 1001.0})
+    with ThreadPoolExecutor(1) as pool, closing(HTTPConnection(process.api[7:])) as half:
+        if event == "SIGTERM":  # a body of which more would have come
+            half.request("POST", "/predict", b"{", {"Content-Type": JSON, "Content-Length": 9})
+        answer = pool.submit(ask, process.api + "/predict", {"x": 1000.75})
         time.sleep(0.2)
         # Ctrl-C goes to the whole group
         (os.killpg if event == "SIGINT" else os.kill)(process.pid, signal.Signals[event])
-        assert answer.result()[1]["prediction"] == 1001
+        assert answer.result()[1]["prediction"] == 1000.75
+        assert event != "SIGTERM" or half.getresponse().status == 503
     assert end_of(process, 5)[0] == code
 
 

@@ -68,7 +68,7 @@ MAX_GAP_WORDS = 3  # of a column: texts among numbers or dates that stand for a 
 MAX_CHOICES = 200  # texts in one column; more make a list that nobody scrolls
 FEW_CHOICES = 20  # so few are choices, and no identifier, also where most are numbers
 MAX_CODES = 12  # whole numbers in so small a range: a choice, too
-MAX_DENSE = 200  # columns of choices, one-hot: more would fill the memory where most are zeros
+MAX_DENSE = 100  # columns of choices, one-hot: of 300,000 rows more would take over 1 GB
 MAX_CLASSES = 100
 MAX_GUESSED_CLASSES = 10  # different whole numbers in the target; more are a quantity
 
@@ -414,16 +414,22 @@ def decimal_marks(table: Table) -> tuple[list[str], list[str], list[str]]:
 
 def find_decimal(table: Table, separator: str, notes: list[str]) -> str:
     """Return the decimal mark for which most cells speak; note where it had to be assumed."""
-    points, commas, unclear = decimal_marks(table)
+    points, commas, unclear = [], [], []
+    for name, texts in table.items():
+        found = decimal_marks({name: texts})
+        points += found[0]
+        commas += found[1]
+        if not found[0] and not found[1]:  # else the column itself tells
+            unclear += found[2]
     few, many = sorted([points, commas], key=len)
     if len(few) > (1 - MOSTLY) * len(many):
         refuse(f"'{points[0]}' and '{commas[0]}' differ in the decimal mark: say --decimal")
     if few:
         notes.append(f"'{few[0]}' has another decimal mark than '{many[0]}': it is no number")
     mark, other = (",", ".") if len(commas) > len(points) else (".", ",")
-    if unclear and not many:
-        if separator == ";":  # as where the comma is a decimal mark
-            mark, other = ",", "."
+    if unclear and not many and separator == ";":  # as where the comma is a decimal mark
+        mark, other = ",", "."
+    if unclear:
         text = unclear[0]
         one, two = read_number(text, mark), read_number(text, other)
         notes.append(f"'{text}' is read as {one:.10g}; --decimal {other} makes it {two:.10g}")
@@ -457,6 +463,8 @@ def read_target(table: Table, task: str | None, card: dict) -> tuple[np.ndarray,
         y = known[known.map(known.value_counts()) >= FOLDS]
         reason = f"a label of fewer than {FOLDS} rows"
         card["classes"] = sorted(set(y))
+        if len({label.casefold() for label in card["classes"]}) < len(card["classes"]):
+            card["notes"].append("some labels differ only in capitals: are they the same?")
     card["rows"] = len(y)
     overrides = "" if task else " (--task overrides)"
     print(f"{count(len(y), 'row')}, {len(table)} columns; {card['task']} of '{name}'{overrides}")
@@ -496,7 +504,7 @@ EIGHT_DIGITS = r"(19|20)\d{6}"  # 20241231
 IDENTIFIER = re.compile(
     r"(?i:(\b|_)(id|uuid)|^(index|key|rownames|column 1|unnamed: 0))$|[a-z]I[Dd]$"
 )
-TOTAL = re.compile(r"(?i)(grand )?(total|sum|summe|gesamt|insgesamt|somme)s?")
+TOTAL = re.compile(r"(?i)(grand )?(total|sum|summe|gesamt|insgesamt|somme)s?\W*")
 TIME = re.compile(r"(?i:(\b|_)(time|date|day|week|month|quarter|year|period|instant|epoch|t)$)")
 
 
@@ -507,6 +515,9 @@ def read_features(table: Table, rows: np.ndarray, card: dict) -> np.ndarray:
     if len(numbers) > len(table) / 2:
         some = ", ".join(numbers[:3])
         card["notes"].append(f"the header looks like data ({some}): is it missing?")
+    unnamed = [name for place, name in enumerate(table, 1) if name == f"column {place}"]
+    if len(unnamed) > len(table) / 2:
+        card["notes"].append("most columns have no name: does a line stand above the header?")
     for texts in table.values():
         if TOTAL.fullmatch(texts[-1]) and texts.count(texts[-1]) == 1:
             card["notes"].append(f"the last row looks like a total ('{texts[-1]}'): delete it?")
@@ -527,6 +538,9 @@ def read_features(table: Table, rows: np.ndarray, card: dict) -> np.ndarray:
         if 0 < len(words) <= MAX_GAP_WORDS:  # rows to predict may have them too
             feature["gaps"] = sorted(words)
         add_range(feature, column[:, 0])
+        if "%y" in feature.get("format", "") and feature["maximum"] > str(datetime.now(UTC)):
+            note = f"'{name}' goes to {feature['maximum']}: two digits don't tell the century"
+            card["notes"].append(note)
         card["features"].append(feature)
         columns.append(column)
         print(f"  {name:{wide}}  {sketch(feature, column)}")
@@ -928,8 +942,11 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
     """Write model.joblib under another name, then rename it; return the file's SHA-256."""
     by_probability = True
     if "classes" in card:
-        most_probable = model.classes_[model.predict_proba(X).argmax(axis=1)]
-        by_probability = bool((model.predict(X) == most_probable).all())
+        # of all rows, and of rows between them, in parts that fit into the memory
+        rows = np.vstack([X, np.random.default_rng(0).permuted(X, axis=0)])
+        for part in np.array_split(rows, 1 + len(rows) // LARGE_WORK):
+            most_probable = model.classes_[model.predict_proba(part).argmax(axis=1)]
+            by_probability &= bool((model.predict(part) == most_probable).all())
     has_range = ["minimum" in feature for feature in card["features"]]
     artifact = {
         "model": model,
