@@ -34,16 +34,16 @@ done
 [[ -w ${HOME:-/} ]] || export HOME=/tmp
 
 # whatever the reason for leaving: ask all to end; kill what is left in time, or at a second Ctrl-C
-tell_all() { for job in $(jobs -pr); do kill "$1" "$job" 2>/dev/null; done; }
 leave() {
-    [[ $BASHPID == "$$" ]] || return  # a job that heard TERM before it had become its program
     set +e
     trap '' TERM
-    trap 'tell_all -KILL' INT
-    tell_all -TERM
+    mapfile -t left <<<"$(jobs -pr)"
+    trap 'kill -KILL "${left[@]}" 2>/dev/null' INT
+    kill -TERM "${left[@]}" 2>/dev/null
     end=$((SECONDS + KILL_SECONDS))
-    while [[ -n $(jobs -pr) ]] && ((SECONDS < end)); do sleep 0.1; done
-    tell_all -KILL
+    # by the processes: jobs may go on listing one that ended while bash was told to leave
+    while kill -0 "${left[@]}" 2>/dev/null && ((SECONDS < end)); do sleep 0.1; done
+    kill -KILL "${left[@]}" 2>/dev/null
     wait
 }
 trap leave EXIT
