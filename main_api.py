@@ -450,12 +450,13 @@ def reword(entry: dict, model: Model) -> dict:
     """Return pydantic's entry in words for people, and without the input: JSON may not hold it."""
     message, kind, place = entry["msg"].removeprefix("Value error, "), entry["type"], entry["loc"]
     if kind == "literal_error":
-        some, label = model.features[place[0]]["choices"], str(entry["input"])[:100]
-        if len(some) > 10:
+        choices, label = model.features[place[0]]["choices"], str(entry["input"])[:100]
+        some = choices
+        if len(choices) > 10:
             # what begins alike comes first: difflib would take seconds for long texts
-            alike = {c: len(os.path.commonprefix([c.lower(), label.lower()])) for c in some}
-            near = sorted(some, key=alike.get, reverse=True)[:10]
-            some = f"{len(some)} choices, such as {near}"
+            alike = {c: len(os.path.commonprefix([c.lower(), label.lower()])) for c in choices}
+            near = sorted(choices, key=alike.get, reverse=True)[:10]
+            some = f"{len(choices)} choices, such as {near}"
         message = f"'{label}' is not one of {some}"
     elif kind == "float_type":
         message += ", such as 13.5"

@@ -418,11 +418,10 @@ def values_to_try(feature: dict, here: Any) -> tuple[list, dict]:
     ends = np.array(ends, float)
     values = np.append(np.linspace(ends.min(), ends.max(), WHAT_IF_POINTS + 1), ends[2:])
     if feature["type"] == "date":
-        unit, day = "D", 86_400_000
-        if not is_day(feature):
-            unit = "s"
-            if np.ptp(ends) > WHAT_IF_POINTS * day:  # at one time of day: others would be a zigzag
-                values = ends[-1] + ((values - ends[-1]) / day).round() * day
+        unit, day = "D" if is_day(feature) else "s", 86_400_000
+        if unit == "s" and np.ptp(ends) > WHAT_IF_POINTS * day:
+            # at one time of day: several would be a zigzag
+            values = ends[-1] + ((values - ends[-1]) / day).round() * day
         values = values.astype("datetime64[ms]").astype(f"datetime64[{unit}]").astype(str)
     elif feature["integer"]:
         values = values.round()

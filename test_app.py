@@ -1059,12 +1059,8 @@ def test_page_times():
     """Over a year a time of day is kept, in a day it is what varies."""
     values_to_try = importlib.import_module("main_ui").values_to_try
     for end, times in (("2025-06-01T00:00:00", 1), ("2024-01-02T00:00:00", 150)):
-        when = {
-            "type": "date",
-            "minimum": "2024-01-01T00:00:00",
-            "maximum": end,
-            "counts": [3] * 20,
-        }
+        when = {"type": "date", "minimum": "2024-01-01T00:00:00", "maximum": end}
+        when["counts"] = [3] * 20
         values, seen = values_to_try(when, "2024-01-01T12:00:00")
         assert len({value[10:] for value in values}) == times
         assert ("2024-01-01T12:00:00" in values, list(seen.values())) == (True, [3] * 20 + [0])
@@ -1190,21 +1186,17 @@ def test_page_many_rows(api, open_page, monkeypatch):
         return words_on(page)
 
     words = upload(text.strip().encode() + b";one more")
-    for told in (
-        "A CSV file with a column for each",
-        "1,050 of 1,051 rows predicted",
-        "row 1051: ",
-    ):
-        assert told in words
-    assert "Only the first 1,000 rows are shown" in words
+    for text_on_it in (
+        "A CSV file with a column for each", "1,050 of 1,051 rows predicted", "row 1051: ",
+        "Only the first 1,000 rows are shown",
+    ):  # fmt: skip
+        assert text_on_it in words
     labels = [button.proto.label for button in page.get("download_button")]
     assert labels == ["Download a template", "Download the result"]
     first, problems = (frame.value for frame in page.dataframe)
     assert "cells, the header" in problems.set_index("row")["problem"][1051]
-    found, expected = (
-        first.iloc[:, 0].tolist(),
-        api.model.predict(api.background[:7]).tolist() * 150,
-    )
+    found = first.iloc[:, 0].tolist()
+    expected = api.model.predict(api.background[:7]).tolist() * 150
     assert first[mine].tolist() == ["kept"] * 1000
     if "classes" in api.card:
         assert found == expected[:1000]
@@ -1395,7 +1387,8 @@ def test_start_and_stop(event, code, started):
         # Ctrl-C goes to the whole group
         (os.killpg if event == "SIGINT" else os.kill)(process.pid, signal.Signals[event])
         assert answer.result()[1]["prediction"] == 1000.75
-        assert event != "SIGTERM" or half.getresponse().status == 503
+        if event == "SIGTERM":
+            assert half.getresponse().status == 503
     assert end_of(process, 5)[0] == code
 
 

@@ -201,7 +201,8 @@ def read_table(content: bytes) -> tuple[list[str], str, Iterator[list[str]]]:
     """
     if content.startswith((b"sep=", b"\xef\xbb\xbfsep=")):  # a line for Excel
         content = content.partition(b"\n")[2]
-    # the separator that splits most of the first rows as it splits the header, rather no comma
+    # the separator that splits most of the first rows as it splits the header; of equals, the
+    # comma last: it may be a decimal mark
     text, separator, best = open_text(content), ",", (0, 1)
     for mark in ";\t|,":
         try:
@@ -398,9 +399,10 @@ def decode(feature: dict, value: float) -> object:
 
 def decimal_marks(table: Table) -> tuple[list[str], list[str], list[str]]:
     """Return the cells that are a number with a decimal point only (0.5, 1,234.5), with a comma
-    only (1,5), and with either (1.234, of which nobody can tell)."""
+    only (1,5), and with either (1.234), in columns of which no other cell tells."""
     points, commas, unclear = [], [], []
     for texts in table.values():
+        told, either = len(points) + len(commas), []
         for text in dict.fromkeys(text.strip() for text in texts[:10_000]):
             point, comma = read_number(text, "."), read_number(text, ",")
             if comma is None and point is not None:
@@ -408,19 +410,15 @@ def decimal_marks(table: Table) -> tuple[list[str], list[str], list[str]]:
             elif point is None and comma is not None:
                 commas.append(text)
             elif point != comma:
-                unclear.append(text)
+                either.append(text)
+        if len(points) + len(commas) == told:
+            unclear += either
     return points, commas, unclear
 
 
 def find_decimal(table: Table, separator: str, notes: list[str]) -> str:
     """Return the decimal mark for which most cells speak; note where it had to be assumed."""
-    points, commas, unclear = [], [], []
-    for name, texts in table.items():
-        found = decimal_marks({name: texts})
-        points += found[0]
-        commas += found[1]
-        if not found[0] and not found[1]:  # else the column itself tells
-            unclear += found[2]
+    points, commas, unclear = decimal_marks(table)
     few, many = sorted([points, commas], key=len)
     if len(few) > (1 - MOSTLY) * len(many):
         refuse(f"'{points[0]}' and '{commas[0]}' differ in the decimal mark: say --decimal")
@@ -942,11 +940,11 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
     """Write model.joblib under another name, then rename it; return the file's SHA-256."""
     by_probability = True
     if "classes" in card:
-        # of all rows, and of rows between them, in parts that fit into the memory
-        rows = np.vstack([X, np.random.default_rng(0).permuted(X, axis=0)])
-        for part in np.array_split(rows, 1 + len(rows) // LARGE_WORK):
-            most_probable = model.classes_[model.predict_proba(part).argmax(axis=1)]
-            by_probability &= bool((model.predict(part) == most_probable).all())
+        rng = np.random.default_rng(0)
+        for part in np.array_split(X, 1 + len(X) // LARGE_WORK):  # so that it fits into the memory
+            for rows in (part, rng.permuted(part, axis=0)):  # the table's, and some between them
+                most_probable = model.classes_[model.predict_proba(rows).argmax(axis=1)]
+                by_probability &= bool((model.predict(rows) == most_probable).all())
     has_range = ["minimum" in feature for feature in card["features"]]
     artifact = {
         "model": model,
