@@ -94,7 +94,7 @@ class GivenLabels(ClassifierMixin, Given):
 
 
 def quick(task, features):
-    """Stand in for build_model(), whose three candidates take a second."""
+    """Stand in for build_model(), whose candidates take a second."""
     linear = LinearRegression() if task == "regression" else LogisticRegression()
     return make_pipeline(SimpleImputer(), StandardScaler(), linear)
 
@@ -390,7 +390,8 @@ def test_train_describes(apis):
     sha256 = hashlib.sha256(apis["kind"].path.read_bytes()).hexdigest()
     for words in ("196 rows, 14 columns; classification", few, "19 % gaps", sha256):
         assert words in printed
-    for name in ("logistic regression", "gradient boosting", "slow gradient boosting"):
+    boosting = ("gradient boosting", "boosting on categories", "slow gradient boosting")
+    for name in ("logistic regression", *boosting):
         assert f"\n  {name:23} log loss" in printed
     # a linear model knows weekdays and codes
     card = apis["price"].card
@@ -502,9 +503,14 @@ def test_train_refuses(columns, options, words, tmp_path, capsys):
 
 
 def test_train_keeps_the_lower_loss(tmp_path, monkeypatch):
-    """Of y = 1, -1, ... a constant c is off by the root of 1 + c²; within 1 % the first is kept."""
+    """Of y = 1, -1, ... a constant c is off by the root of 1 + c²; within 2 % the first is kept."""
     table = csv_of({"x": np.arange(40) / 4, "y": [1, -1] * 20})
-    for offs, kept in (([0.2, 0], "b"), ([0, 0.2], "a"), ([0.1, 0], "a"), ([0.4, 0.2, 0.3], "b")):
+    for offs, kept in (
+        ([0.21, 0], "b"),
+        ([0, 0.3], "a"),
+        ([0.19, 0], "a"),
+        ([0.4, 0.21, 0.3], "b"),
+    ):
         models = [DummyRegressor(strategy="constant", constant=c) for c in offs]
         candidates = dict(zip("abc", models)) | {"no": DummyRegressor(strategy="quantile")}
         saved = fit(tmp_path, table, "--task", "regression", build=lambda *_, c=candidates: c)
