@@ -805,9 +805,12 @@ def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
     for name, model in {"dummy": dummy, **models}.items():
         started = time.perf_counter()
         try:
-            clones = [fit_clone(model, X[fit], y[fit]) for fit, _ in folds]
-            tested = [getattr(each, method)(X[test]) for each, (_, test) in zip(clones, folds)]
-            answers = np.concatenate(tested)
+            clones, answers = [], []
+            for fit, test in folds:
+                is_empty = np.isnan(X[fit]).all(axis=0)  # boosting takes zeros there, but no NaN
+                clones.append(clone(model).fit(np.where(is_empty, 0.0, X[fit]), y[fit]))
+                answers.append(getattr(clones[-1], method)(X[test]))
+            answers = np.concatenate(answers)
             if "classes" not in card:
                 answers = answers.reshape(len(truth))  # also of shape (rows, 1)
             scores = score(truth, answers, card)
@@ -825,12 +828,6 @@ def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
     if best is None:
         refuse("no model could be fitted: the lines above say why")
     return best
-
-
-def fit_clone(model: BaseEstimator, X: np.ndarray, y: np.ndarray) -> BaseEstimator:
-    """Fit to rows in which a column may have no value at all: boosting takes zeros, but no NaN."""
-    is_empty = np.isnan(X).all(axis=0)
-    return clone(model).fit(np.where(is_empty, 0.0, X), y)
 
 
 def score(y: np.ndarray, answers: np.ndarray, card: dict) -> dict[str, float]:
