@@ -348,12 +348,7 @@ def read_cell(text: str, feature: dict, decimal: str) -> float | None:
     return choices.index(text) if text in choices else None
 
 
-UNREADABLE = {
-    "number": "no number",
-    "date": "no date",
-    "boolean": "not true or false",
-    "category": "none of the choices",
-}
+UNREADABLE = {"boolean": "not true or false", "category": "none of the choices"}
 
 
 def encode(table: Table, card: dict) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
@@ -367,11 +362,12 @@ def encode(table: Table, card: dict) -> tuple[np.ndarray, list[tuple[int, str, s
     X, problems = np.empty((rows, len(card["features"]))), []
     for place, feature in enumerate(card["features"]):
         name, texts = feature["name"], table.get(feature["name"]) or [""] * rows
+        unreadable = UNREADABLE.get(feature["type"], f"no {feature['type']}")
         values, wrong = {}, {}
         for text in set(texts):  # each different text is read once
             values[text] = read_cell(text.strip(), feature, card["decimal"])
             if values[text] is None:
-                wrong[text] = f"is '{text.strip()[:100]}', {UNREADABLE[feature['type']]}"
+                wrong[text] = f"is '{text.strip()[:100]}', {unreadable}"
             elif math.isnan(values[text]) and not feature.get("nullable", True):
                 wrong[text] = "is missing"
         X[:, place] = [values[text] for text in texts]
