@@ -442,16 +442,16 @@ def find_target(table: Table, wanted: str | None) -> str:
 
 
 def read_target(table: Table, task: str | None, card: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Return the target, float64 or labels as texts, and the places of the rows that have it."""
+    """Return the target, float64 or labels as texts, and the places of the rows that have it; or
+    refuse one that nothing can be learned of."""
     name, cells = card["target"], pd.Series(table[card["target"]])
     known = cells[~cells.isin(MISSING)]
     numbers = known.map(lambda text: read_number(text, card["decimal"])).astype(float).dropna()
     often = numbers.value_counts()
-    is_quantity = len(often) > MAX_GUESSED_CLASSES or (often.index % 1).any()
+    is_fine = len(often) > MAX_GUESSED_CLASSES or (often.index % 1).any()
     # whole numbers are a quantity too if, as classes, over a tenth of the rows would be too rare
-    if len(often) > 2 and often[often < FOLDS].sum() > (1 - MOSTLY) * len(numbers):
-        is_quantity = True
-    is_quantity = is_quantity and len(numbers) > len(known) / 2
+    is_rare = len(often) > 2 and often[often < FOLDS].sum() > (1 - MOSTLY) * len(numbers)
+    is_quantity = (is_fine or is_rare) and len(numbers) > len(known) / 2
     card["task"] = task or ("regression" if is_quantity else "classification")
     y, reason = numbers, "no number"
     if card["task"] == "classification":
@@ -471,22 +471,18 @@ def read_target(table: Table, task: str | None, card: dict) -> tuple[np.ndarray,
         if rows:
             card["dropped"].append({"rows": rows, "reason": reason})
             print(f"  {count(rows, 'row')} left out: {reason}")
-    check_target(y, card)
-    return np.array(y.tolist()), y.index.to_numpy()
 
-
-def check_target(y: pd.Series, card: dict) -> None:
-    """Refuse a target that nothing can be learned of."""
-    name, different = card["target"], y.nunique()
+    # nothing can be learned of one value, or of a few rows
+    different = y.nunique()
     if "classes" in card and not 2 <= different <= MAX_CLASSES:
-        refuse(
-            f"target '{name}' has {different} classes of {FOLDS} rows or more: a classification "
-            f"needs 2 to {MAX_CLASSES}; is --target or --task another?"
-        )
+        wrong = f"target '{name}' has {different} classes of {FOLDS} rows or more"
+        needs = f"a classification needs 2 to {MAX_CLASSES}"
+        refuse(f"{wrong}: {needs}; is --target or --task another?")
     if len(y) < MIN_ROWS:
         refuse(f"{count(len(y), 'usable row')}: give {MIN_ROWS} or more where '{name}' is known")
     if different == 1:
         refuse(f"target '{name}' is always {y.iloc[0]}: there is nothing to learn")
+    return np.array(y.tolist()), y.index.to_numpy()
 
 
 # what the other columns are
