@@ -19,7 +19,6 @@ import platform
 import re
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -221,15 +220,14 @@ def read_table(content: bytes) -> tuple[list[str], str, Iterator[list[str]]]:
         raise ValueError("it is empty: give a table with a header row")
     if len(header) > MAX_COLUMNS:
         raise ValueError(f"it has more than {MAX_COLUMNS:,} columns")
-    names, repeats = {}, Counter()
+    names: dict[str, int] = {}  # and how often each has come so far
     for place, name in enumerate(header, 1):
         name = unique = name.strip() or f"column {place}"
         while unique in names:
-            repeats[name] += 1
-            unique = f"{name} ({repeats[name] + 1})"
-        names[unique] = place
-    width = len(names)
-    return list(names), separator, (row + [""] * (width - len(row)) for row in rows)
+            names[name] += 1
+            unique = f"{name} ({names[name]})"
+        names[unique] = 1
+    return list(names), separator, (row + [""] * (len(names) - len(row)) for row in rows)
 
 
 def open_text(content: bytes) -> io.TextIOBase:
