@@ -800,9 +800,7 @@ def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
                 is_empty = np.isnan(X[fit]).all(axis=0)  # boosting takes zeros there, but no NaN
                 clones.append(clone(model).fit(np.where(is_empty, 0.0, X[fit]), y[fit]))
                 answers.append(getattr(clones[-1], method)(X[test]))
-            answers = np.concatenate(answers)
-            if "classes" not in card:
-                answers = answers.reshape(len(truth))  # also of shape (rows, 1)
+            answers = np.concatenate(answers).squeeze()  # a regressor's may be of shape (rows, 1)
             scores = score(truth, answers, card)
         except (ValueError, AttributeError) as error:  # too few rows of a class, no predict_proba
             print(f"  {name:23} can't be fitted: {error}")
