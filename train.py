@@ -679,22 +679,20 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
 
 def make_one_hot(features: list[dict]) -> tuple[BaseEstimator, list[int]]:
     """Return what gives each choice, each of a few whole numbers (they are often codes) and their
-    gaps a column of 0 and 1, and the places of the features it is for."""
-    chosen, columns, codes = [], [], []
+    gaps a column of 0 and 1, and the places of the columns it takes, some of them repeatedly."""
+    columns, codes = [], []
     for place, feature in enumerate(features):
         values = range(len(feature.get("choices", ())))
         if feature.get("integer") and feature["maximum"] - feature["minimum"] < MAX_CODES:
             values = range(feature["minimum"], feature["maximum"] + 1)
         if values:
-            columns += [len(chosen)] * (len(values) + 1)
+            columns += [place] * (len(values) + 1)
             codes += [*values, math.nan]
-            chosen.append(place)
     if len(codes) > MAX_DENSE:
-        return OneHotEncoder(handle_unknown="ignore"), chosen
-    # OneHotEncoder takes 0.1 ms a feature, also for one row; the same by numpy's own functions
-    repeat = FunctionTransformer(np.take, kw_args={"indices": columns, "axis": 1})
+        return OneHotEncoder(handle_unknown="ignore"), sorted(set(columns))
+    # OneHotEncoder takes 0.1 ms a feature, also for one row; the same by numpy's own function
     same = {"b": np.array(codes), "rtol": 0, "equal_nan": True}
-    return make_pipeline(repeat, FunctionTransformer(np.isclose, kw_args=same)), chosen
+    return FunctionTransformer(np.isclose, kw_args=same), columns
 
 
 def make_cycles(columns: int) -> BaseEstimator:
