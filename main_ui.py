@@ -46,7 +46,7 @@ SHOWN_ROWS = 1_000  # of a file on the screen; the download has all
 GONE = "The model is not there or too busy. Please try again in a moment."
 
 # what is kept of one visitor: what each field holds, a text, under "_" and the feature's name;
-# "page:card", the last one seen; "page:address", what the address asked for when it was read;
+# "page:card", the last one seen; "page:asked", all that the address asked for when it was read;
 # "page:result", what came of the last file: its id, a problem or "", and what read_result() returns
 state = st.session_state
 
@@ -117,7 +117,7 @@ def get_card() -> dict:
         return seen or st.stop()
     if seen is None or card["sha256"] != seen["sha256"]:
         # what was filled in and answered belongs to another model
-        state["page:card"], state["page:address"], state["page:result"] = card, None, None
+        state["page:card"], state["page:asked"], state["page:result"] = card, None, None
         if seen:
             st.query_params.clear()
             st.toast("The model has changed: please check the form.", duration="infinite")
@@ -208,11 +208,12 @@ def follow_address(card: dict) -> None:
     """Fill the form from the address if that is new: a link, Back, a press, another model."""
     defaults = defaults_of(card)
     texts = {n: st.query_params[f"_{n}"] for n in defaults if f"_{n}" in st.query_params}
-    if texts != state["page:address"]:
-        state["page:address"] = texts
+    asked = defaults | texts if texts else {}
+    if asked != state["page:asked"]:
+        state["page:asked"] = asked
         for feature in card["features"]:
             name = feature["name"]
-            text = state[f"_{name}"] = (defaults | texts)[name] or None
+            text = state[f"_{name}"] = (asked or defaults)[name] or None
             with suppress(ValueError):
                 if text and is_day(feature) and str(date.fromisoformat(text)) == text:
                     state[f"_{name}"] = date.fromisoformat(text)
@@ -237,21 +238,17 @@ def press_example(card: dict) -> None:
 def read_row(card: dict) -> dict[str, Any]:
     """Return the row that the address asks for, as the API is sent it; {} if it asks for none."""
     row: dict[str, Any] = {}
-    if not state["page:address"]:
-        return row
-    texts = defaults_of(card) | state["page:address"]
-    for feature in card["features"]:
-        name, text = feature["name"], texts[feature["name"]].strip()
-        value: Any = text or None
+    for feature, text in zip(card["features"], state["page:asked"].values()):
+        value: Any = text.strip() or None
         # what is no number goes as a text, and what is missing is left out: the API says so
         if feature["type"] == "boolean":
-            value = {"false": False, "true": True}.get(text, value)
+            value = {"false": False, "true": True}.get(value, value)
         if feature["type"] == "number":
             with suppress(ValueError):
                 value = float(text)
                 value = int(value) if value.is_integer() else value
         if value is not None or feature["nullable"]:
-            row[name] = value
+            row[feature["name"]] = value
     return row
 
 
@@ -309,9 +306,9 @@ def draw_one_row(card: dict) -> None:
     with left:
         draw_form(card)
     row, answer, kind = read_row(card), None, st.info
-    if not state["page:address"]:
+    if not state["page:asked"]:
         words = "Fill in what you know and press Predict."
-    elif read_form(card) != defaults_of(card) | state["page:address"]:
+    elif read_form(card) != state["page:asked"]:
         words = "The form has changed: press Predict for its answer."
     else:
         answer, words = call("/predict", row)
