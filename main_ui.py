@@ -668,10 +668,9 @@ else:
     api: Any = Starlette()
     if PUBLIC_API:
         from main_api import app as api
-    start_api = api.router.lifespan_context
     app = st.App(
         __file__,
         routes=[Route("/api", api), Mount("/api", api)],
         middleware=[Middleware(LimitUploads)],
-        lifespan=lambda _: start_api(api),
+        lifespan=lambda _: api.router.lifespan_context(api),
     )
