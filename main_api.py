@@ -102,10 +102,10 @@ def load(path: str) -> dict:
 
 
 OUTSIDE = {  # of the training range
-    ("number", "minimum"): "below {}, the lowest",
-    ("number", "maximum"): "above {}, the highest",
-    ("date", "minimum"): "before {}, the earliest",
-    ("date", "maximum"): "after {}, the latest",
+    ("number", "minimum"): "{:.15g} is below {:.15g}, the lowest",
+    ("number", "maximum"): "{:.15g} is above {:.15g}, the highest",
+    ("date", "minimum"): "{} is before {}, the earliest",
+    ("date", "maximum"): "{} is after {}, the latest",
 }
 
 
@@ -186,13 +186,10 @@ class Model:
         """Return the sentence for a feature's value outside of its range."""
         feature = self.card["features"][place]
         end = "maximum" if value > self.high[place] else "minimum"
-        bound = feature[end]
         if feature["type"] == "date":
             value = decode(feature, value)
-        else:
-            value, bound = f"{value:.15g}", f"{bound:.15g}"
-        where = OUTSIDE[feature["type"], end].format(bound)
-        return f"{feature['name']} {value} is {where} in training"
+        where = OUTSIDE[feature["type"], end].format(value, feature[end])
+        return f"{feature['name']} {where} in training"
 
     def write(self, columns: list) -> dict[str, Any]:
         """Return the answers' columns, or one row of them, under the names that JSON has."""
