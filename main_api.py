@@ -17,7 +17,7 @@ import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -222,8 +222,7 @@ def value_type(feature: dict) -> Any:
         is_day = "T" not in feature["minimum"] + feature["maximum"]
         iso = Field(strict=True, json_schema_extra={"format": "date"} if is_day else None)
         return Annotated[str, iso, AfterValidator(to_days)]
-    bounds = {"allow_inf_nan": False, "ge": -MAX_NUMBER, "le": MAX_NUMBER}
-    return Annotated[float, Field(strict=True, **bounds)]
+    return Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-MAX_NUMBER, le=MAX_NUMBER)]
 
 
 def body_schemas(card: dict) -> tuple[type[BaseModel], type[BaseModel]]:
@@ -301,12 +300,10 @@ class Queue:
             raise HTTPException(503, "Too much work is waiting", LATER)
         self.rows += len(X)
         try:
-            columns = await self.put(model, X[:MAX_CALL_ROWS])
-            for start in range(MAX_CALL_ROWS, len(X), MAX_CALL_ROWS):
-                more = await self.put(model, X[start : start + MAX_CALL_ROWS])
-                for column, values in zip(columns, more):
-                    column += values
-            return columns
+            parts = []
+            for start in range(0, len(X), MAX_CALL_ROWS):
+                parts.append(await self.put(model, X[start : start + MAX_CALL_ROWS]))
+            return [list(chain(*values)) for values in zip(*parts)]
         except asyncio.CancelledError:
             raise HTTPException(503, "The server is stopping", LATER) from None
         finally:
