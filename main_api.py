@@ -317,25 +317,22 @@ class Queue:
         self.loop.call_soon(self.arrivals.put, True)
         return await work.future
 
+    @config_context(assume_finite=True, skip_parameter_validation=True)
     def make_calls(self) -> None:
         """Call the model again and again, in the thread."""
-        with config_context(assume_finite=True, skip_parameter_validation=True):
-            while self.arrivals.get():
-                if batch := self.take():  # none, where what arrived has shared the call before
-                    X = np.concatenate([work.X for work in batch])
-                    columns = batch[0].model.answer(X)
-                    self.loop.call_soon_threadsafe(self.deliver, batch, columns)
-
-    def take(self) -> list[Work]:
-        """Return what shares the next call: the first, and what fits beside it, if any waits."""
-        batch, rows = [], 0
-        while self.waiting:
-            work = self.waiting[0]
-            rows += len(work.X)
-            if batch and (rows > MAX_CALL_ROWS or work.model is not batch[0].model):
-                break
-            batch.append(self.waiting.popleft())
-        return batch
+        while self.arrivals.get():
+            # what shares a call: the first, and what fits beside it
+            batch, rows = [], 0
+            while self.waiting:
+                work = self.waiting[0]
+                rows += len(work.X)
+                if batch and (rows > MAX_CALL_ROWS or work.model is not batch[0].model):
+                    break
+                batch.append(self.waiting.popleft())
+            if batch:  # none, where what arrived has shared the call before
+                X = np.concatenate([work.X for work in batch])
+                columns = batch[0].model.answer(X)
+                self.loop.call_soon_threadsafe(self.deliver, batch, columns)
 
     def deliver(self, batch: list[Work], columns: list[list]) -> None:
         stop = 0
