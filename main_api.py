@@ -178,18 +178,15 @@ class Model:
         sentences: list[list[str]] = [[]] * len(X)
         outside = (X < self.low) | (X > self.high)
         for row in outside.any(axis=1).nonzero()[0]:
-            places = outside[row].nonzero()[0][:MAX_SENTENCES]
-            sentences[row] = [self.warn_of(place, X[row, place]) for place in places]
+            sentences[row] = []
+            for place in outside[row].nonzero()[0][:MAX_SENTENCES]:
+                feature, value = self.card["features"][place], X[row, place]
+                end = "maximum" if value > self.high[place] else "minimum"
+                if feature["type"] == "date":
+                    value = decode(feature, value)
+                where = OUTSIDE[feature["type"], end].format(value, feature[end])
+                sentences[row].append(f"{feature['name']} {where} in training")
         return sentences
-
-    def warn_of(self, place: int, value: float) -> str:
-        """Return the sentence for a feature's value outside of its range."""
-        feature = self.card["features"][place]
-        end = "maximum" if value > self.high[place] else "minimum"
-        if feature["type"] == "date":
-            value = decode(feature, value)
-        where = OUTSIDE[feature["type"], end].format(value, feature[end])
-        return f"{feature['name']} {where} in training"
 
     def write(self, columns: list) -> dict[str, Any]:
         """Return the answers' columns, or one row of them, under the names that JSON has."""
