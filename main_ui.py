@@ -595,9 +595,9 @@ def draw_result(result: dict, card: dict) -> None:
 def draw_about(card: dict) -> None:
     dummy = "most frequent label" if card["task"] == "classification" else "mean"
     st.text(
-        f"It is a {card['estimator']} that predicts {card['target']}, trained on "
-        f"{card['rows']:,} rows. How good it is was measured on {card['measured']}, with models "
-        "like the one that is served, on rows that these had not seen."
+        f"It predicts {card['target']} by {card['estimator']}, trained on {card['rows']:,} rows. "
+        f"How good it is was measured on {card['measured']}, with models like the one that is "
+        "served, on rows that these had not seen."
     )
     scores = {"model": card["metrics"], f"always the {dummy}": card["baseline"]}
     st.table(pd.DataFrame(scores).map(write).rename(lambda key: key.replace("_", " ")))
