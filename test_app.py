@@ -1,4 +1,4 @@
-"""Test train.py, main_api.py, main_ui.py and start.sh with real parts: uvicorn, urllib, AppTest.
+"""Test train.py, main_api.py, main_ui.py and start.sh with real parts: uvicorn, HTTP, AppTest.
 
     python -m pytest -q        # under a minute; any model in model.joblib will do
 
@@ -28,8 +28,6 @@ from datetime import date, timedelta
 from http.client import HTTPConnection
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.error import HTTPError, URLError
-from urllib.request import ProxyHandler, Request, build_opener
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before scikit-learn is imported, as in train.py
 
@@ -56,7 +54,6 @@ MODEL = Path(os.environ.get("MODEL_PATH", HERE / "model.joblib")).resolve()
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 ENV = os.environ | {"PATH": PATH, "PYTHONPATH": str(HERE), "no_proxy": "*"}
 PORTS = itertools.count(20_000 + os.getpid() * 40 % 10_000)
-OPEN = build_opener(ProxyHandler({})).open  # whatever http_proxy says
 DAYS = [date(2024, 1, 1) + timedelta(i) for i in range(60)]
 CALLS = []  # of Given, for each the rows that it was fitted to, and those it was asked about
 JSON, CSV = "application/json", "text/csv"
@@ -224,14 +221,14 @@ def given(apis):
 
 def ask(url, body=None, kind=JSON):
     """Return the status and the answer, read as JSON where it is; send what is no text as JSON."""
+    if not isinstance(body, str | bytes | None):
+        body = json.dumps(body)
     data = body.encode() if isinstance(body, str) else body
-    if not isinstance(data, bytes | None):
-        data = json.dumps(body).encode()
-    try:
-        response = OPEN(Request(url, data, {"Content-Type": kind}), timeout=30)
-    except HTTPError as error:
-        response = error
-    with response:
+    host, path = url.removeprefix("http://").split("/", 1)
+    with closing(HTTPConnection(host, timeout=30)) as connection:
+        method = "GET" if body is None else "POST"
+        connection.request(method, f"/{path}", data, {"Content-Type": kind})
+        response = connection.getresponse()
         text = response.read().decode()
     assert str(HERE) not in text  # no answer tells where the files are
     assert response.headers["Retry-After"] == ("1" if response.status == 503 else None)
@@ -1269,7 +1266,7 @@ def wait(process):
     for _ in range(600):
         assert process.poll() is None, "it ended before it was ready"
         with suppress(OSError):
-            return OPEN(f"{process.page}/_stcore/health", timeout=1).read()
+            return ask(f"{process.page}/_stcore/health")
         time.sleep(0.1)
     raise AssertionError(f"{process.page} is not ready")
 
@@ -1326,8 +1323,7 @@ def test_public_api(started):
     asked += [("/predict/csv", "x;y\n-2.5;a\n", CSV)]
     for path, body, kind in asked:
         assert ask(public.page + "/api" + path, body, kind) == ask(public.api + path, body, kind)
-        with pytest.raises(HTTPError, match="404"):
-            OPEN(private.page + "/api" + path, None if body is None else b"")
+        assert ask(private.page + "/api" + path, body, kind)[0] == 404
     assert announce(public.page, "/api/predict", JSON, 10 * 2**20 + 1) == 413
     # uploads that would fill the memory together are refused by the length alone; what
     # was refused counts no more
@@ -1336,7 +1332,7 @@ def test_public_api(started):
     for length, status in ((most, 400), (most + 1, 503), (9, 400)):
         assert announce(public.page, path, CSV, length, **upload) == status
     assert ask(public.page + "/api/openapi.json")[1]["servers"] == [{"url": "/api"}]
-    assert OPEN(public.page + "/api/docs").status == 200
+    assert ask(public.page + "/api/docs")[0] == 200
     libraries = Path(f"/proc/{child(private, 'main_ui')}/maps").read_text()
     assert ("pandas" in libraries, "sklearn" in libraries) == (True, False)
 
@@ -1358,9 +1354,9 @@ def test_start_and_stop(event, code, started):
     """The world sees the page alone; docker stop and Ctrl-C end both, once all is answered."""
     process = started[event]
     api, page = (url.replace(".1:", ".2:") for url in (process.api, process.page))
-    assert OPEN(page + "/_stcore/health").status == 200
-    with pytest.raises(URLError, match="refused"):
-        OPEN(api + "/health")
+    assert ask(page + "/_stcore/health")[0] == 200
+    with pytest.raises(ConnectionRefusedError):
+        ask(api + "/health")
     with ThreadPoolExecutor(1) as pool, closing(HTTPConnection(process.api[7:])) as half:
         if event == "SIGTERM":  # a body of which more would have come
             half.request("POST", "/predict", b"{", {"Content-Type": JSON, "Content-Length": 9})
