@@ -206,17 +206,13 @@ def apis(tmp_path_factory):
     with ExitStack() as stack:
         for model in models.values():
             model.url = stack.enter_context(serve(load_api(model.path).app))
+            model.sha256 = hashlib.sha256(model.path.read_bytes()).hexdigest()
         yield models
 
 
 @pytest.fixture(params=["here", "kind", "price", "linear"])
 def api(request, apis):
     return apis[request.param]
-
-
-@pytest.fixture
-def given(apis):
-    return apis["given"]
 
 
 def ask(url, body=None, kind=JSON):
@@ -383,8 +379,8 @@ def test_train_describes(apis):
     much = {"column": "back\\slash", "cells": 1, "reason": "row 9 is 'much', no number"}
     rows = [{"rows": 2, "reason": "'kind' is empty or NA"}, {"rows": 2, "reason": few}]
     assert card["dropped"] == [*rows, identifier, much]
-    sha256 = hashlib.sha256(apis["kind"].path.read_bytes()).hexdigest()
-    for words in ("196 rows, 14 columns; classification", few, "19 % gaps", sha256):
+    counts = ("196 rows, 14 columns; classification", "19 % gaps")
+    for words in (*counts, few, apis["kind"].sha256):
         assert words in printed
     boosting = ("gradient boosting", "boosting on categories", "slow gradient boosting")
     for name in ("logistic regression", *boosting):
@@ -417,7 +413,6 @@ def test_train_describes_or_leaves_out(tmp_path):
         "words": (np.where(n % 5, n * 37 % 101 / 4, "None"), "number"),
         "zip": ([f"{7000 + i % 44 * 1000:05}" for i in n], "category"),
         "closed": ([DAYS[i % 60] if i % 50 else "open" for i in n], "date"),
-        "some": (["x", ""] * 220, "category"),
         "never": (["false", ""] * 220, "boolean"),
         "y": ([*n[:439] * 37 % 101 + n[:439] % 21, "sold"], "'y' is no number: 'sold' in row 440"),
         "unused": ([""] * 440, "empty"),  # so the target is the column before
@@ -631,8 +626,7 @@ def test_train_notes(columns, notes, tmp_path):
 def test_get(api):
     """/health, the card at /model, and a documentation of every feature with examples that work."""
     assert ask(api.url + "/health") == (200, {"status": "ok"})
-    sha256 = hashlib.sha256(api.path.read_bytes()).hexdigest()
-    assert ask(api.url + "/model") == (200, api.card | {"sha256": sha256})
+    assert ask(api.url + "/model") == (200, api.card | {"sha256": api.sha256})
     paths = ask(api.url + "/openapi.json")[1]["paths"]
     for path in ("/predict", "/predict/batch", "/explain"):
         body = paths[path]["post"]["requestBody"]
@@ -681,15 +675,13 @@ def test_predict(api):
     pd.testing.assert_frame_equal(read(scored), read(to_csv(whole, api)), rtol=1e-9)
 
 
-LOWEST = "is below 2, the lowest in training"
-
-
 @pytest.mark.parametrize(("name", "x", "expected"), [
     # predictions up to 100 are 1 off, larger ones 10
     ("steps", [20, 99, 103, 0.5, -5], {
         "prediction": [20, 99, 103, 0.5, -5],
         "interval": [[19, 21], [98, 100], [93, 113], [0, 1.5], [0, 1]],
-        "warnings": [[], [], [], [f"x 0.5 {LOWEST}"], [f"x -5 {LOWEST}"]],
+        "warnings": [[], [], [], ["x 0.5 is below 2, the lowest in training"],
+                     ["x -5 is below 2, the lowest in training"]],
     }),
     # likely is what the model says, and each label from where 18 of its 19 rows begin
     *((name, [0.4375, 0.46875, 0.53125, 0.875], {
@@ -790,22 +782,22 @@ def test_values(feature, value, status, words, apis):
     ("/predict/csv", "\n" * 2_000_000, CSV, 422, "a row has over 1,000,000 characters"),
     ("/predict", b'{"x": ' + b"[" * 1_000_001, JSON, 422, "at most 1,000,000 brackets"),
 ])  # fmt: skip
-def test_bodies(path, body, kind, status, words, given):
+def test_bodies(path, body, kind, status, words, apis):
     """Whatever is sent has its status and its words."""
-    found, answer = ask(given.url + path, body, kind)
+    found, answer = ask(apis["given"].url + path, body, kind)
     assert (found, words in str(answer)) == (status, True), str(answer)[:500]
     if status == 200 and path == "/predict/csv":
         assert answer.count("\n") == body.count("\n")
 
 
-def test_limits(given, apis):
+def test_limits(apis):
     """At most 20 reasons at once, also for a row of a file; 413 by a length alone."""
     row, url = apis["linear"].card["examples"][0]["features"], apis["linear"].url
     assert len(ask(url + "/predict", {})[1]["detail"]) == 20
     answer = ask(url + "/predict/csv", csv_of(columns_of([dict.fromkeys(row, "a")])), CSV)[1]
     assert answer.count("no number") == 20
-    wide = load_api(given.path).rows_of_part(["a name"] * 2_000)
-    assert wide == 100  # rows of texts at once
+    # of many columns, rows of texts at once
+    assert load_api(MODEL).rows_of_part(["a name"] * 2_000) == 100
     answer = ask(apis["steps"].url + "/predict", {"x": 200.000000001})[1]
     assert answer["warnings"] == ["x 200.000000001 is above 200, the highest in training"]
     answer = ask(apis["kind"].url + "/predict", {'say "hi"': "€" * 999})[1]
@@ -814,7 +806,7 @@ def test_limits(given, apis):
     assert "equally many rows" in answer["detail"][0]["msg"]
     for path, kind, limit in (("", JSON, 10 * 2**20), ("/csv", CSV, 50 * 2**20)):
         for length, status in ((limit, None), (limit + 1, 413)):
-            assert announce(given.url, "/predict" + path, kind, length) == status
+            assert announce(url, "/predict" + path, kind, length) == status
 
 
 @pytest.mark.parametrize(("there", "instead", "words"), [
@@ -843,14 +835,15 @@ def test_bad_model(there, instead, words, apis, tmp_path, caplog):
 # main_api.py: many at once
 
 
-def test_queue(given, caplog):
+def test_queue(apis, caplog):
     """Between a batch's calls all who wait share one; a row that makes it raise fails alone."""
+    url = apis["given"].url
     with ThreadPoolExecutor(30) as pool:
-        batch = pool.submit(ask, given.url + "/predict/batch", {"x": [1000.3] * 10_000})
+        batch = pool.submit(ask, url + "/predict/batch", {"x": [1000.3] * 10_000})
         time.sleep(0.1)
         started, values = time.monotonic(), [666, *(1000.2 - i / 1000 for i in range(20))]
-        others = [pool.submit(ask, given.url + "/predict", {"x": x}) for x in values]
-        assert ask(given.url + "/health")[0] == 200
+        others = [pool.submit(ask, url + "/predict", {"x": x}) for x in values]
+        assert ask(url + "/health")[0] == 200
         assert not others[0].done()
         status, answer = others[0].result()
         assert (status, answer["detail"][0]["type"]) == (422, "no_answer")
@@ -861,26 +854,27 @@ def test_queue(given, caplog):
     assert caplog.text.count("the model raised") == 1
 
 
-def test_too_much_waits(given):
+def test_too_much_waits(apis):
     """Beyond 100,000 rows, or four files, it is 503; what is answered or failed counts no more."""
     CALLS.clear()
+    url = apis["given"].url
     with ThreadPoolExecutor(13) as pool:
 
         def send(n, path, body, kind=JSON):
-            answers = pool.map(ask, [given.url + path] * n, [body] * n, [kind] * n)
+            answers = pool.map(ask, [url + path] * n, [body] * n, [kind] * n)
             return sorted(status for status, _ in answers)
 
         # while the model is held up for a second
-        pool.submit(ask, given.url + "/predict", {"x": 1001.0})
+        pool.submit(ask, url + "/predict", {"x": 1001.0})
         time.sleep(0.1)
         assert send(12, "/predict/batch", {"x": [-1.0] * 9_999}) == [200] * 10 + [503] * 2
         assert send(10, "/predict/batch", {"x": [666.0] + [-1.0] * 9_998}) == [422] * 10
         # what clients have asked for who are gone counts until it is answered
-        pool.submit(ask, given.url + "/predict", {"x": 1001.0})
+        pool.submit(ask, url + "/predict", {"x": 1001.0})
         time.sleep(0.1)
         body = json.dumps({"x": [-1.0] * 9_999}).encode()
         for _ in range(10):
-            announce(given.url, "/predict/batch", JSON, len(body), body, 0.02)
+            announce(url, "/predict/batch", JSON, len(body), body, 0.02)
         assert send(1, "/predict/batch", {"x": [-1.0] * 9_999}) == [503]
         assert send(1, "/predict", {"x": -1.0}) == [200]
         for _ in range(2):
@@ -889,9 +883,9 @@ def test_too_much_waits(given):
     assert max(len(X) for _, X in CALLS) <= 2_000  # so that others get in between
 
 
-def test_slow_readers(given):
+def test_slow_readers(apis):
     """A client that does not take its answer is left, so that others' files are predicted."""
-    api = load_api(given.path)
+    api = load_api(apis["given"].path)
     api.BODY_SECONDS, body = 1, "x,z\n" + f"-1.5,{'a' * 200}\n" * 50_000
     with serve(api.app) as url, ExitStack() as stack:
         for _ in range(4):
@@ -923,27 +917,26 @@ def test_schemathesis(apis, tmp_path):
 # main_api.py: as a fork changes it
 
 
-def test_login(given, tmp_path):
+def test_login(tmp_path):
     """A dependency of the app, a login say, holds for all its routes."""
     login = "def refuse():\n    raise HTTPException(401)\n\n\n"
     app = f"{login}app = FastAPI(dependencies=[Depends(refuse)], "
     (tmp_path / "main_api.py").write_text(edit("main_api.py", {"app = FastAPI(": app}))
-    with serve(load_api(given.path, tmp_path).app) as url:
+    with serve(load_api(MODEL, tmp_path).app) as url:
         assert ask(url + "/predict", {"x": 1})[0] == 401
         assert ask(url + "/predict/csv", "x\n1\n", CSV)[0] == 401
 
 
 def test_own_estimator(tmp_path):
     """A class that a fork writes beside build_model() is found by the API."""
-    own = "class Own(DummyRegressor):\n    pass\n\n\ndef build_model(*_):\n    return Own()\n\n\n"
+    own = "class Own(DummyClassifier):\n    pass\n\n\ndef build_model(*_):\n    return Own()\n\n\n"
     main = 'if __name__ == "__main__":'
     (tmp_path / "train.py").write_text(edit("train.py", {main: own + main}))
     shutil.copy(HERE / "main_api.py", tmp_path)
-    (tmp_path / "table.csv").write_text(csv_of({"x": K / 4, "y": K / 2}))
     run = {"cwd": tmp_path, "env": ENV | {"PYTHONPATH": "", "MODEL_PATH": "model.joblib"}}
-    subprocess.run([sys.executable, "train.py", "table.csv"], check=True, **run)
-    ask_it = "import main_api; print(main_api.Model('model.joblib').regress([[1]])[1])"
-    assert subprocess.check_output([sys.executable, "-c", ask_it], text=True, **run) == "[5.0]\n"
+    subprocess.run([sys.executable, "train.py"], check=True, **run)
+    load_it = "import main_api; print(main_api.load('model.joblib')['model'])"
+    assert subprocess.check_output([sys.executable, "-c", load_it], text=True, **run) == "Own()\n"
 
 
 def test_new_model(apis, tmp_path, caplog):
@@ -1202,10 +1195,10 @@ def test_page_many_rows(api, open_page, monkeypatch):
 def test_page_about(api, open_page):
     """How good it is, what matters, what was left out, and which file it is."""
     page, card = open_page(api.url, "About the model"), api.card
-    words, sha256 = words_on(page), hashlib.sha256(api.path.read_bytes()).hexdigest()
+    words = words_on(page)
     reasons = [entry["reason"] for entry in card["dropped"]]
     known = [f"trained on {card['rows']:,} rows", "What matters most", "What it was trained on"]
-    for text in [*known, sha256, *card["notes"], *reasons]:
+    for text in [*known, api.sha256, *card["notes"], *reasons]:
         assert text.rstrip(".") in words
     key = "accuracy" if "classes" in card else "mean_absolute_error"
     shown = page.table[0].value.loc[key.replace("_", " ")].str.replace(",", "").astype(float)
