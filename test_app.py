@@ -290,7 +290,6 @@ def test_read_number(text, point, comma):
     ("a;Größe €\n1;–\n".encode("cp1252"), ["a", "Größe €"], [["1", "–"]]),
     ("a|b\n1|2".encode("utf-8-sig"), ["a", "b"], [["1", "2"]]),
     (b'"a\nb",c\r\n\r\n1,"x, y"\r\n', ["a\nb", "c"], [["1", "x, y"]]),
-    (b"a;b\n1,5;2,5\n1,25;3\n", ["a", "b"], [["1,5", "2,5"], ["1,25", "3"]]),
     (b"a;b, in m, or ft\n1;2\n3;4\n", ["a", "b, in m, or ft"], [["1", "2"], ["3", "4"]]),
     (b"a, b;c\n1,5;2\n2,5;3\n", ["a, b", "c"], [["1,5", "2"], ["2,5", "3"]]),
     ("a,b\n1\u20282,3\x85\n".encode(), ["a", "b"], [["1\u20282", "3\x85"]]),
@@ -556,7 +555,6 @@ def test_train_measures_by_hand(apis, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "x", "measured", "asked"), [
-    ("x", DAYS, "5 folds, later rows only", 50),
     ("x", DAYS[::-1], "5 folds, later rows only", 50),
     ("day", ["", *DAYS[1:]], "5 folds, later rows only", 49),
     ("x", np.arange(60) // 2 * 1.5, "5 folds, shuffled", 30),
@@ -589,7 +587,6 @@ HALF = np.arange(60) // 2
     ({"a": A, "b": B, "y": sum(NOISE)}, []),
     ({"a": A, "b": B, "y": 9 * A + NOISE[2]}, ["'a' tells almost all of it: is it known"]),
     ({"a": A, "b": B, "y": 3 * A + 2 * B}, ["almost nothing is left to guess, by 'a' and 'b'"]),
-    ({"a": A, "b": B, "y": NOISE[2]}, ["hardly better than the dummy"]),
     ({"1.5": A, "b": B, "2": sum(NOISE)}, ["the header looks like data (1.5, 2): is it missing?"]),
     ({"a": [f"{i % 9 + 1}/{i % 8 + 1}/2024" for i in range(100)], "b": B, "y": B + NOISE[2]},
      ["'1/1/2024' in 'a' is read as a date by %m/%d/%Y, not %d/%m/%Y"]),
@@ -601,13 +598,12 @@ HALF = np.arange(60) // 2
     ({"born": [f"{i % 12 + 1}/{i % 28 + 1}/{i % 50 + 40}" for i in range(100)], "b": B, "y": B + A},
      ["'born' goes to 2068-"]),
     ({"a": A, "y": ["Yes" if i % 9 else "yes" for i in range(50)] + ["no"] * 50},
-     ["some labels differ only in capitals", "hardly better"]),
+     ["some labels differ only in capitals", "hardly better than the dummy"]),
     ({"x": HALF, "y": HALF + 9 * A[:60]}, ["30 rows with the features of another: kept in"]),
     ({"x": [1] * 30 + list(range(30)), "y": ["same"] * 30 + ["else"] * 30},
      ["rows repeat others, and a class has too few different ones to tell"]),
-    ({"day": DAYS, "b": B, "y": B + NOISE[2]}, ["the rows are in order of time, by 'day'"]),
     ({"day": DAYS, "y": ["old"] * 40 + ["new"] * 20},  # the first rows lack a class
-     ["in order of time", "but not every class has early and late rows"]),
+     ["the rows are in order of time, by 'day'", "but not every class has early and late rows"]),
     ({"time": range(60_000), "b": np.tile(B, 600), "y": ["a", "b"] * 25_000 + ["a"] * 10_000},
      ["in order of time", "but not every class has early and late rows"]),
 ])  # fmt: skip
@@ -1050,10 +1046,8 @@ def test_page_example(api, open_page, monkeypatch):
     for each in (page, open_page(api.url, query=page.query_params)):
         words, [metric] = words_on(each), each.metric
         *charts, reasons = [bars_of(chart) for chart in each.get("vega_lite_chart")[:-1]]
-        for text in (
-            api.card["description"], "This is a real row of the table", "Why this answer",
-            "they are no causes", "What if one value were different?", "Gray: where the table has",
-        ):  # fmt: skip
+        texts = [api.card["description"], "This is a real row of the table", "Why this answer"]
+        for text in [*texts, "they are no causes", "What if one value were different?"]:
             assert text in words
         assert unescape(metric.label) == api.card["target"]
         assert reasons == pytest.approx(shares)
@@ -1160,11 +1154,9 @@ def test_page_many_rows(api, open_page, monkeypatch):
         return words_on(page)
 
     words = upload(text.strip().encode() + b";one more")
-    for text_on_it in (
-        "A CSV file with a column for each", "1,050 of 1,051 rows predicted", "row 1051: ",
-        "Only the first 1,000 rows are shown",
-    ):  # fmt: skip
-        assert text_on_it in words
+    texts = ["A CSV file with a column for each", "1,050 of 1,051 rows predicted", "row 1051: "]
+    for each in [*texts, "Only the first 1,000 rows are shown"]:
+        assert each in words
     labels = [button.proto.label for button in page.get("download_button")]
     assert labels == ["Download a template", "Download the result"]
     first, problems = (frame.value for frame in page.dataframe)
