@@ -107,6 +107,7 @@ def csv_of(columns):
 
 def fit(folder, table, *options, build=quick):
     """Train as `python train.py` does, on a table or without; return what it saves and prints."""
+    folder.mkdir(exist_ok=True)
     path = folder / "model.joblib"
     if table is not None:
         (folder / "table.csv").write_text(table, newline="")
@@ -548,7 +549,6 @@ def test_train_measures_by_hand(apis, tmp_path):
     few = fit(tmp_path, csv_of({"x": K[:18] * 50, "y": K[:18] * 49}), build=lambda *_: Given()).card
     assert few["uncertainty"]["widths"] == [18]
     importance = apis["linear"].card["importance"]
-    assert list(importance)[:2] == ["c7", "c1"]
     expected = [3 * math.sqrt(2), 2 * math.sqrt(2), *[0] * 28]
     assert list(importance.values()) == pytest.approx(expected, rel=0.1, abs=0.01)
     assert "what matters most: c7, c1, " in apis["linear"].printed
@@ -1028,10 +1028,9 @@ def test_page_numbers(value, scale, sign, text):
 def test_page_times():
     """Over a year a time of day is kept, in a day it is what varies."""
     values_to_try = importlib.import_module("main_ui").values_to_try
+    when = {"type": "date", "minimum": "2024-01-01T00:00:00", "counts": [3] * 20}
     for end, times in (("2025-06-01T00:00:00", 1), ("2024-01-02T00:00:00", 150)):
-        when = {"type": "date", "minimum": "2024-01-01T00:00:00", "maximum": end}
-        when["counts"] = [3] * 20
-        values, seen = values_to_try(when, "2024-01-01T12:00:00")
+        values, seen = values_to_try(when | {"maximum": end}, "2024-01-01T12:00:00")
         assert len({value[10:] for value in values}) == times
         assert ("2024-01-01T12:00:00" in values, list(seen.values())) == (True, [3] * 20 + [0])
 
@@ -1410,8 +1409,6 @@ def test_readme(tmp_path):
     table = csv_of(sales | {"listed": DAYS[::-1] * 2, "price": 1000 * area + 100 * built})
     (tmp_path / "sales.csv").write_text(table)
     (tmp_path / "train.py").symlink_to(HERE / "train.py")
-    for folder in ("forest", "wine"):
-        (tmp_path / folder).mkdir()
     wine, printed = fit(tmp_path / "wine", None, build=train.build_model), ""
     (tmp_path / "new.csv").write_text(to_csv(rows_of(wine), wine))
     blocks = re.findall(r"(?ms)^```\w*\n(.*?)^```", (HERE / "README.md").read_text())
