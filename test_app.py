@@ -317,8 +317,8 @@ def test_read_table(content, names, rows):
 
 def test_decimal(tmp_path):
     """Three digits behind a mark may be thousands: what is assumed is noted, and can be changed."""
-    columns = {"x": ["1.234", "1.235"] * 10, "a": np.arange(20) ** 2 % 7}
-    table = csv_of(columns | {"y": [1, 2, 3, 4] * 5})
+    a = np.arange(20) ** 2 % 7
+    table = csv_of({"x": ["1.234", "1.235"] * 10, "a": a, "y": [1, 2, 3, 4] * 5})
     assumed = "'1.234' is read as 1.234; --decimal , makes it 1234"
     saved = fit(tmp_path, table)
     assert (saved.card["notes"][0], saved.background[:, 0].min()) == (assumed, 1.234)
@@ -469,7 +469,7 @@ def test_train_rare_class():
     ({"a": [1, 2] * 20, "y": [0] * 40}, [], "has 1 classes"),
     ({"a": [1, 2] * 20, "y": [0.5] * 40}, ["--task", "regression"], "is always 0.5"),
     ({"a": [1, 2] * 4, "y": [0, 1] * 4}, [], "0 classes of 5 rows or more"),
-    ({"a": [1, 2] * 4, "y": [1, 2, 3, 4] * 2}, [], "8 usable rows: give 10 or more"),
+    ({"a": [1, 2] * 4, "y": [1, 2, 3, 4] * 2}, [], "8 usable rows: give 10"),  # a quantity
     ({"a": [1] * 40, "y": [0, 1] * 20}, [], "no column is left to predict from"),
     ({"a": np.arange(505) / 2, "y": [f"is {i % 101}" for i in range(505)]}, [], "has 101 classes"),
     (None, ["nowhere.csv"], "nowhere.csv' can't be read (No such file"),
@@ -527,8 +527,7 @@ def test_train_keeps_a_fit_to_all_rows(apis, tmp_path):
 
 def test_train_keeps_a_threshold(tmp_path):
     """A threshold that no row of the table comes between is obeyed for rows that do."""
-    side = np.arange(40) % 2
-    table = csv_of({"a": side, "b": side, "y": np.where(side, "yes", "no")})
+    table = csv_of({"a": [0, 1] * 20, "b": [0, 1] * 20, "y": ["no", "yes"] * 20})
     careful = FixedThresholdClassifier(LogisticRegression(), threshold=0.7)
     assert not fit(tmp_path, table, build=lambda *_: careful).by_probability
     assert fit(tmp_path, table).by_probability
@@ -656,16 +655,14 @@ def test_predict(api):
             one["probabilities"] = [{k: p for k, [p] in one["probabilities"].items()}]
         assert {key: [value] for key, value in answer.items()} == one
 
-    def read(text):
-        how = {"sep": ";", "decimal": api.card["decimal"], "keep_default_na": False}
-        return pd.read_csv(io.StringIO(text), **how)
-
     rows = [row | {"mine": "kept"} for row in rows]
     answers = pd.DataFrame(columns | {"warnings": "", "problem": ""})
     answers.columns = [f"{n} (model)" if n in rows[0] else n for n in answers]
     whole = pd.concat([pd.DataFrame(rows), answers], axis=1)
     scored = ask(url + "/csv", to_csv(rows, api), CSV)[1]
-    pd.testing.assert_frame_equal(read(scored), read(to_csv(whole, api)), rtol=1e-9)
+    how = {"sep": ";", "decimal": api.card["decimal"], "keep_default_na": False}
+    both = [pd.read_csv(io.StringIO(text), **how) for text in (scored, to_csv(whole, api))]
+    pd.testing.assert_frame_equal(*both, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("name", "x", "expected"), [
@@ -742,8 +739,7 @@ def test_explain(apis):
     ("class", "12", 422, "valid number"), ("class", math.nan, 422, "finite"),
     ("class", 1.1e30, 422, "to 1e+30"), ("class", -1.1e30, 422, "from -1e+30"),
     ("class", None, 422, "number"), ("model_config", 1, 422, "boolean"),
-    ('say "hi"', "blau", 422, "'blau' is not one of ['None', 'grün', 'rot']"),
-    ('say "hi"', 1, 422, "'1' is not one of"),
+    ('say "hi"', 1, 422, "'1' is not one of ['None', 'grün', 'rot']"),
     ("x", "31.12.2023", 422, "a date such as"), ("x", "9999-12-31T23:59:59.9999", 422, "a date"),
     ("x", "9999-12-31T23:59:59.99", 200, ":59.990000 is after 2024-02-28, the latest in training"),
     ("z", 1, 422, "There is no such feature"),
