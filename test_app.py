@@ -759,6 +759,9 @@ def test_values(feature, value, status, words, apis):
 
 @pytest.mark.parametrize(("path", "body", "kind", "status", "words"), [
     ("/predict", b"", JSON, 422, "EOF"), ("/predict", [], JSON, 422, "names of the features"),
+    ("/predict", b'{"x": 1e400}', JSON, 422, "finite"), ("/predict", b"\xff", JSON, 422, "expected"),
+    ("/predict", b"[" * 9999, JSON, 422, "recurs"), ("/predict", b'{"\\ud800": 1}', JSON, 422, ""),
+    ("/predict", b'{"x": 1}', "text/plain;x=json", 415, "Send the header"),
     ("/predict/batch", {"x": []}, JSON, 422, "at least 1"),
     ("/predict/batch", {"x": None}, JSON, 422, "list"),
     ("/predict/batch", {"x": [-1.0] * 10_001}, JSON, 422, "at most 10000"),
@@ -1277,7 +1280,9 @@ def started(apis, tmp_path_factory):
         shutil.copyfile(path, folder / "code" / path.name)
     shutil.copy(apis["given"].path, folder / "mine.joblib")
     (folder / "start").symlink_to("code/start.sh")
-    # two have a watch that is quick to notice
+    # one of them has time that no machine uses up, the other a watch that is quick to notice
+    patient = edit("start.sh", {"\nKILL_SECONDS=7": "\nKILL_SECONDS=40"})
+    (folder / "code" / "start.sh").write_text(patient)
     quick = {"ANSWER_SECONDS=5": "ANSWER_SECONDS=0.5", "\nKILL_SECONDS=7": "\nKILL_SECONDS=3"}
     quick["\nGRACEFUL_SECONDS=4"] = "\nGRACEFUL_SECONDS=1"
     quick = edit("start.sh", {"sleep 10": "sleep 0.2", **quick})
@@ -1344,7 +1349,7 @@ def test_start_and_stop(event, code, started):
         assert answer.result()[1]["prediction"] == 1000.75
         if event == "SIGTERM":
             assert half.getresponse().status == 503
-    assert end_of(process, 5)[0] == code
+    assert end_of(process, 20)[0] == code
 
 
 def test_start_ends_with_either(started):
@@ -1357,7 +1362,7 @@ def test_start_ends_with_either(started):
     assert deaf.poll() is None
     os.killpg(deaf.pid, signal.SIGINT)
     for name in ("API", "page"):
-        code, error = end_of(started[name], 5)  # not the seven seconds of start.sh
+        code, error = end_of(started[name], 20)  # not all its time
         assert (code, f"start.sh: the {name} ended with code 137\n" in error) == (137, True)
 
 
