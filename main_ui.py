@@ -3,6 +3,7 @@
 streamlit run main_ui.py --server.port 7860        # while main_api.py runs
 """
 
+import codecs
 import gzip
 import io
 import json
@@ -128,11 +129,15 @@ def get_card() -> dict:
 
 
 def plain(text: str) -> str:
-    """Return a text so that Markdown shows it as it is."""
+    """Return a text so that Markdown shows it as it is, and most names as they are: what is escaped
+    is read out with its backslashes where it labels a field."""
     # escaped or not, Streamlit makes icons of :name:, signs of ->, links of addresses: an
     # invisible word joiner keeps their parts from being one; numbers need none
-    text = re.sub(r"(?<=[:@<>~-])(?=[^\s\d]|\d+:)|(?<=ww)(?=w)", "\u2060", text)
-    return re.sub(r"([!-/:-@[-`{-~])", r"\\\1", text)
+    parts = r"(?<=[:@])(?=[^\s\d]|\d+:)|(?<=[<>~-])(?=[-=>])|(?<=ww)(?=w)"
+    text = re.sub(parts, "\u2060", text)
+    # inside of a line, and at its start, where 1. and - make lists
+    signs = r"[\\`*[\]<>#$~|&]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9])|^[-+=]|(?<=\d)[.)](?=\s|$)"
+    return re.sub(signs, r"\\\g<0>", text, flags=re.MULTILINE)
 
 
 def spell(value: Any) -> str:
@@ -226,6 +231,7 @@ def press(card: dict, texts: dict[str, str] | None = None) -> None:
     first = next(iter(texts))
     asked = {f"_{n}": text for n, text in texts.items() if n == first or text != defaults[n]}
     st.query_params.from_dict(asked)
+    state["page:asked"] = None  # so that the form is filled also where the address is the same
 
 
 def press_example(card: dict) -> None:
@@ -507,7 +513,7 @@ def draw_many_rows(card: dict) -> None:
     )
     rows = pd.DataFrame([example["features"] for example in card["examples"]])
     comma = {"sep": ";", "decimal": ","} if card["decimal"] == "," else {}
-    template = rows.to_csv(index=False, **comma)
+    template = rows.to_csv(index=False, **comma).encode("utf-8-sig")
     st.download_button("Download a template", template, "template.csv", on_click="ignore")
     file = st.file_uploader("Your file", "csv", max_upload_size=MAX_FILE_MB, key="page:file")
     if file is not None and (not state["page:result"] or file.file_id != state["page:result"][0]):
@@ -584,7 +590,11 @@ def draw_result(result: dict, card: dict) -> None:
         st.text(f"Only the first {SHOWN_ROWS:,} rows are shown; the download has all.")
     st.dataframe(result["first"], hide_index=True, placeholder="")
     download = {"file_name": "predictions.csv", "on_click": "ignore"}
-    st.download_button("Download the result", lambda: gzip.decompress(result["packed"]), **download)
+
+    def unpack() -> bytes:
+        return codecs.BOM_UTF8 + gzip.decompress(result["packed"])  # else Excel takes ü for Ã¼
+
+    st.download_button("Download the result", unpack, **download)
     if good < rows:
         st.dataframe(result["problems"], hide_index=True)
 

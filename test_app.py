@@ -1021,6 +1021,16 @@ def test_page_numbers(value, scale, sign, text):
     assert importlib.import_module("main_ui").write(value, scale, sign) == text
 
 
+@pytest.mark.parametrize(("text", "escaped"), [
+    ("hours-per-week (h/d)", None), ("a_b 1.5 -2", None), ("*a* `b`", r"\*a\* \`b\`"),
+    ("[x](y)", r"\[x\](y)"), ("_x_", r"\_x\_"), ("- a", r"\- a"), ("1. a", r"1\. a"),
+    ("$a$ #b", r"\$a\$ \#b"), ("a->b", "a-\u2060\\>b"), (":a:", ":\u2060a:"), ("www.a", "ww\u2060w.a"),
+])  # fmt: skip
+def test_page_names(text, escaped):
+    """Markdown, icons, signs and links stay what was written, and most names need nothing for it."""
+    assert importlib.import_module("main_ui").plain(text) == (escaped or text)
+
+
 def test_page_times():
     """Over a year a time of day is kept, in a day it is what varies."""
     values_to_try = importlib.import_module("main_ui").values_to_try
@@ -1101,6 +1111,9 @@ def test_page_what_if(apis, open_page):
     """Along a feature the model's answers, how often the table has what, and where the form is."""
     api, row = apis["kind"], apis["kind"].card["examples"][0]["features"]
     page = try_example(open_page(api.url))
+    page.text_input(key="_class").set_value("9")
+    try_example(page)  # the same once more
+    assert (page.text_input(key="_class").value, len(page.metric)) == (f"{row['class']}", 1)
     assert str(page.date_input(key="_x").value) == row["x"]
     for f in api.card["features"]:
         name, here = f["name"], row[f["name"]]
@@ -1473,4 +1486,4 @@ def test_browser(apis, tmp_path):
         with page.expect_download() as download:
             page.get_by_role("button", name="Download the result").click()
         expected = ask(process.api + "/predict/csv", path.read_bytes(), CSV)[1]
-        assert download.value.path().read_bytes() == expected.encode()
+        assert download.value.path().read_text(encoding="utf-8-sig") == expected
