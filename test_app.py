@@ -65,7 +65,7 @@ LABELS = {"x": np.concatenate([K * 0.02, 1 - K * 0.03]), "y": np.repeat(["no", "
 
 
 class Given(BaseEstimator):
-    """Answers with its first feature; raises at 666; takes a second at 1001, two at 1002."""
+    """Answers with its first feature; raises at 666, NaN at 777; takes a second at 1001."""
 
     def fit(self, X, y):
         self.fitted_, self.classes_ = X, np.unique(y)
@@ -77,7 +77,8 @@ class Given(BaseEstimator):
             raise ValueError("unlucky")
         slow = X[(1000 < X) & (X < 1010)]
         time.sleep(max(slow, default=1000) - 1000)
-        return np.nan_to_num(X[:, :1]).astype(object)  # as some that are not scikit-learn's do
+        X = np.where(X == 777, np.nan, np.nan_to_num(X))
+        return X[:, :1].astype(object)  # as some that are not scikit-learn's do
 
 
 class GivenLabels(ClassifierMixin, Given):
@@ -411,7 +412,8 @@ def test_train_describes_or_leaves_out(tmp_path):
         "price index": (n * 5 % 97, "number"),
         "late": (np.where(n < 300, "", n * 53 % 97), "number"),
         "words": (np.where(n % 5, n * 37 % 101 / 4, "None"), "number"),
-        "zip": ([f"{7000 + i % 44 * 1000:05}" for i in n], "category"),
+        "zip": ([f"{9000 + i % 60 * 1000:05}" for i in n], "category"),
+        "sizes": ([i % 101 if i % 5 else "SML"[i % 3] for i in n], "category"),
         "closed": ([DAYS[i % 60] if i % 50 else "open" for i in n], "date"),
         "never": (["false", ""] * 220, "boolean"),
         "y": ([*n[:439] * 37 % 101 + n[:439] % 21, "sold"], "'y' is no number: 'sold' in row 440"),
@@ -551,7 +553,7 @@ def test_train_measures_by_hand(apis, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "x", "measured", "asked"), [
-    ("x", DAYS[::-1], "5 folds, later rows only", 50),
+    ("x", np.repeat(DAYS[:24], 2)[::-1], "5 folds, later rows only", 20),
     ("day", ["", *DAYS[1:]], "5 folds, later rows only", 49),
     ("x", np.arange(60) // 2 * 1.5, "5 folds, shuffled", 30),
     ("time", np.arange(60) // 4 * 1.5, "5 folds, shuffled", 15),
@@ -762,6 +764,7 @@ def test_values(feature, value, status, words, apis):
     ("/predict", b'{"x": 1e400}', JSON, 422, "finite"), ("/predict", b"\xff", JSON, 422, "expected"),
     ("/predict", b"[" * 9999, JSON, 422, "recurs"), ("/predict", b'{"\\ud800": 1}', JSON, 422, ""),
     ("/predict", b'{"x": 1}', "text/plain;x=json", 415, "Send the header"),
+    ("/predict", b'{"x": 777}', JSON, 422, "The model has no answer for these values"),
     ("/predict/batch", {"x": []}, JSON, 422, "at least 1"),
     ("/predict/batch", {"x": None}, JSON, 422, "list"),
     ("/predict/batch", {"x": [-1.0] * 10_001}, JSON, 422, "at most 10000"),
@@ -792,8 +795,9 @@ def test_limits(apis):
     assert load_api(MODEL).rows_of_part(["a name"] * 2_000) == 100
     answer = ask(apis["steps"].url + "/predict", {"x": 200.000000001})[1]
     assert answer["warnings"] == ["x 200.000000001 is above 200, the highest in training"]
-    answer = ask(apis["kind"].url + "/predict", {'say "hi"': "€" * 999})[1]
-    assert str(answer).count("€") == 100  # of what was sent
+    for body in ({'say "hi"': "€" * 999}, {"€" * 999: 1}):
+        answer = ask(apis["kind"].url + "/predict", body)[1]
+        assert str(answer).count("€") == 100  # of what was sent
     answer = ask(url + "/predict/batch", columns_of([row] * 3) | {"c9": [1, 2]})[1]
     assert "equally many rows" in answer["detail"][0]["msg"]
     for path, kind, limit in (("", JSON, 10 * 2**20), ("/csv", CSV, 50 * 2**20)):
@@ -1031,6 +1035,13 @@ def test_page_names(text, escaped):
     assert importlib.import_module("main_ui").plain(text) == (escaped or text)
 
 
+def test_page_says():
+    """Of many likely labels ten are named."""
+    answer = {"prediction": "A", "probabilities": {"A": 0.5}, "likely": list("ABCDEFGHIJK")}
+    sure = "A or B or C or D or E or F or G or H or I or J or 1 more"
+    assert importlib.import_module("main_ui").say(answer) == ("A", "50.0 % probable", sure)
+
+
 def test_page_times():
     """Over a year a time of day is kept, in a day it is what varies."""
     values_to_try = importlib.import_module("main_ui").values_to_try
@@ -1039,6 +1050,8 @@ def test_page_times():
         values, seen = values_to_try(when | {"maximum": end}, "2024-01-01T12:00:00")
         assert len({value[10:] for value in values}) == times
         assert ("2024-01-01T12:00:00" in values, list(seen.values())) == (True, [3] * 20 + [0])
+    large = {"type": "number", "minimum": 0, "maximum": 9, "counts": [1], "integer": True}
+    assert values_to_try(large, 10**25)[0][-1] == 1e25
 
 
 def test_page_example(api, open_page, monkeypatch):
@@ -1359,6 +1372,11 @@ def test_start_and_stop(event, code, started):
         time.sleep(0.2)
         # Ctrl-C goes to the whole group
         (os.killpg if event == "SIGINT" else os.kill)(process.pid, signal.Signals[event])
+        if event == "SIGTERM":
+            for _ in range(2):  # another one changes nothing
+                time.sleep(0.1)
+                assert process.poll() is None
+                os.kill(process.pid, signal.SIGTERM)
         assert answer.result()[1]["prediction"] == 1000.75
         if event == "SIGTERM":
             assert half.getresponse().status == 503
@@ -1483,6 +1501,11 @@ def test_browser(apis, tmp_path):
         page.get_by_test_id("stMetric").wait_for()
         page.get_by_role("tab", name="Many rows").click()
         page.locator("input[type=file]").set_input_files(path)
+        with page.expect_download() as template:
+            page.get_by_role("button", name="Download a template").click()
+        names, _, rows = train.read_table(template.value.path().read_bytes())
+        examples = [example["features"] for example in apis["here"].card["examples"]]
+        assert (names, len(list(rows))) == (list(examples[0]), len(examples))
         with page.expect_download() as download:
             page.get_by_role("button", name="Download the result").click()
         expected = ask(process.api + "/predict/csv", path.read_bytes(), CSV)[1]

@@ -649,8 +649,7 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
     # a linear model wants gaps filled, numbers scaled and choices one-hot
     inputs = StandardScaler()
     if any(features[place]["nullable"] for place in quantities):
-        filling = {"strategy": "median", "add_indicator": True, "keep_empty_features": True}
-        inputs = make_pipeline(SimpleImputer(**filling), inputs)
+        inputs = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), inputs)
     cycles = (make_cycles(len(dates)), dates)
     one_hot, choices = make_one_hot(features)
     if choices or len(dates):
