@@ -440,6 +440,9 @@ def test_one_hot(monkeypatch):
     ridge = train.build_model("regression", three)["ridge regression"]
     X, y = np.array([[0.0], [1], [2]] * 9), [0, 9, 0] * 9
     assert ridge.fit(X, y).predict(X) == pytest.approx(y, abs=0.1)
+    gap = [{"type": "number", "integer": False, "nullable": True}]  # it may tell, too
+    ridge, X = train.build_model("regression", gap)["ridge regression"], [[math.nan], [0.5]] * 9
+    assert ridge.fit(X, [9, 0] * 9).predict(X) == pytest.approx([9, 0] * 9, abs=0.1)
     features = [{"type": "number", "integer": False}, {"choices": ["a", "b"]}]
     features += [{"integer": True, "minimum": 10**6, "maximum": 10**6 + 2}]
     n = math.nan
