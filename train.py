@@ -21,7 +21,6 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -659,12 +658,14 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
     # they are costs 1 to 2 ms a call, which few tables repay
     several = [place for place in categories if len(features[place]["choices"]) > 2]
     name, linear = "logistic regression", LogisticRegression(max_iter=1000)
-    Boosting = partial(HistGradientBoostingClassifier, max_leaf_nodes=15, random_state=0)
+    Boosting = HistGradientBoostingClassifier
     if task == "regression":
         name, linear = "ridge regression", RidgeCV(np.logspace(-2, 4, 13))
-        Boosting = partial(HistGradientBoostingRegressor, max_leaf_nodes=15, random_state=0)
-    few = {"max_iter": 75, "learning_rate": 0.13}
-    many = {"max_iter": 300, "learning_rate": 0.05, "early_stopping": True, "n_iter_no_change": 20}
+        Boosting = HistGradientBoostingRegressor
+    common = {"max_leaf_nodes": 15, "random_state": 0}
+    few = common | {"max_iter": 75, "learning_rate": 0.13}
+    many = common | {"max_iter": 300, "learning_rate": 0.05}
+    many |= {"early_stopping": True, "n_iter_no_change": 20}
     candidates = {"gradient boosting": Boosting(**few)}
     if several:
         candidates["boosting on categories"] = Boosting(categorical_features=several, **few)
@@ -794,8 +795,9 @@ def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
         try:
             clones, answers = [], []
             for fit, test in folds:
-                is_empty = np.isnan(X[fit]).all(axis=0)  # boosting takes zeros there, but no NaN
-                clones.append(clone(model).fit(np.where(is_empty, 0.0, X[fit]), y[fit]))
+                rows = X[fit]
+                rows[:, np.isnan(rows).all(axis=0)] = 0.0  # boosting takes no column of NaN alone
+                clones.append(clone(model).fit(rows, y[fit]))
                 answers.append(getattr(clones[-1], method)(X[test]))
             answers = np.concatenate(answers).squeeze()  # a regressor's may be of shape (rows, 1)
             scores = score(truth, answers, card)
