@@ -926,11 +926,10 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
     """Write model.joblib under another name, then rename it; return the file's SHA-256."""
     by_probability = True
     if "classes" in card:
-        rng = np.random.default_rng(0)
-        for part in np.array_split(X, 1 + len(X) // LARGE_WORK):  # so that it fits into the memory
-            for rows in (part, rng.permuted(part, axis=0)):  # the table's, and some between them
-                most_probable = model.classes_[model.predict_proba(rows).argmax(axis=1)]
-                by_probability &= bool((model.predict(rows) == most_probable).all())
+        between = np.random.default_rng(0).permuted(X, axis=0)  # rows as the table might have them
+        for rows in (X, between):
+            most_probable = model.classes_[model.predict_proba(rows).argmax(axis=1)]
+            by_probability &= bool((model.predict(rows) == most_probable).all())
     has_range = ["minimum" in feature for feature in card["features"]]
     artifact = {
         "model": model,
