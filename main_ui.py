@@ -563,7 +563,7 @@ def read_result(content: bytes, card: dict) -> dict:
         "predictions": predictions,
         "first": first[[*added, *first.columns.drop(added)]],
         "problems": problems.head(SHOWN_ROWS).rename_axis("row").reset_index(),
-        "packed": gzip.compress(content, 1),
+        "packed": gzip.compress(codecs.BOM_UTF8 + content, 1),  # else Excel takes ü for Ã¼
     }
 
 
@@ -589,12 +589,8 @@ def draw_result(result: dict, card: dict) -> None:
     if rows > SHOWN_ROWS:
         st.text(f"Only the first {SHOWN_ROWS:,} rows are shown; the download has all.")
     st.dataframe(result["first"], hide_index=True, placeholder="")
-    download = {"file_name": "predictions.csv", "on_click": "ignore"}
-
-    def unpack() -> bytes:
-        return codecs.BOM_UTF8 + gzip.decompress(result["packed"])  # else Excel takes ü for Ã¼
-
-    st.download_button("Download the result", unpack, **download)
+    unpack = partial(gzip.decompress, result["packed"])
+    st.download_button("Download the result", unpack, "predictions.csv", on_click="ignore")
     if good < rows:
         st.dataframe(result["problems"], hide_index=True)
 
