@@ -468,7 +468,7 @@ class JSONRoute(APIRoute):
         return super().get_route_handler() if self.dependencies else handle
 
 
-app = FastAPI(lifespan=lifespan)
+app = FastAPI(lifespan=lifespan, max_body_size=MAX_BODY_BYTES)
 app.router.route_class = JSONRoute
 REFUSALS: dict[int | str, dict] = {400: {}, 413: {}, 415: {}, 422: {}, 503: {}}  # in HTTP's words
 
@@ -485,7 +485,7 @@ async def model_card(request: Request) -> dict[str, Any]:
     return request.app.state.model.card
 
 
-@app.post("/predict", response_model=Answer, max_body_size=MAX_BODY_BYTES, responses=REFUSALS)
+@app.post("/predict", response_model=Answer, responses=REFUSALS)
 async def predict(request: Request) -> dict[str, Any]:
     """Predict one row."""
     model = request.app.state.model
@@ -496,7 +496,7 @@ async def predict(request: Request) -> dict[str, Any]:
     return model.write([column[0] for column in columns])
 
 
-@app.post("/predict/batch", max_body_size=MAX_BODY_BYTES, responses=REFUSALS)
+@app.post("/predict/batch", responses=REFUSALS)
 async def predict_batch(request: Request) -> dict[str, Any]:
     """Predict many rows, given as columns; the answer has the keys of one row's, a list each."""
     model = request.app.state.model
@@ -513,7 +513,7 @@ async def predict_batch(request: Request) -> dict[str, Any]:
     return model.write(columns)
 
 
-@app.post("/explain", response_model=Explanation, max_body_size=MAX_BODY_BYTES, responses=REFUSALS)
+@app.post("/explain", response_model=Explanation, responses=REFUSALS)
 async def explain(request: Request) -> dict[str, Any]:
     """Say how much each feature adds to the answer for one row, compared with rows of the table.
 
