@@ -369,8 +369,7 @@ def encode(table: Table, card: dict) -> tuple[np.ndarray, list[tuple[int, str, s
                 wrong[text] = "is missing"
         X[:, place] = [values[text] for text in texts]
         if wrong:
-            places = [row for row, text in enumerate(texts) if text in wrong]
-            problems += [(row, name, wrong[texts[row]]) for row in places]
+            problems += [(row, name, wrong[t]) for row, t in enumerate(texts) if t in wrong]
     return X, problems
 
 
