@@ -202,7 +202,8 @@ def read_table(content: bytes) -> tuple[list[str], str, Iterator[list[str]]]:
         content = content.partition(b"\n")[2]
     # the separator that splits most of the first rows as it splits the header; of equals, the
     # comma last: it may be a decimal mark
-    text, separator, best = open_text(content), ",", (0, 1)
+    text, separator = open_text(content), ","
+    best = (0, 0)  # rows that are as wide as the header, and this width
     for mark in ";\t|,":
         try:
             head = list(islice(read_rows(text, mark), 100)) or [[]]
@@ -395,7 +396,7 @@ def decimal_marks(table: Table) -> tuple[list[str], list[str], list[str]]:
     only (1,5), and with either (1.234), in columns of which no other cell tells."""
     points, commas, unclear = [], [], []
     for texts in table.values():
-        told, either = len(points) + len(commas), []
+        before, either = len(points) + len(commas), []
         for text in dict.fromkeys(text.strip() for text in texts[:10_000]):
             point, comma = read_number(text, "."), read_number(text, ",")
             if comma is None and point is not None:
@@ -404,7 +405,7 @@ def decimal_marks(table: Table) -> tuple[list[str], list[str], list[str]]:
                 commas.append(text)
             elif point != comma:
                 either.append(text)
-        if len(points) + len(commas) == told:
+        if len(points) + len(commas) == before:
             unclear += either
     return points, commas, unclear
 
@@ -444,15 +445,16 @@ def read_target(table: Table, task: str | None, card: dict) -> tuple[np.ndarray,
     known = cells[~cells.isin(MISSING)]
     numbers = known.map(lambda text: read_number(text, card["decimal"])).astype(float).dropna()
     often = numbers.value_counts()
-    is_fine = len(often) > MAX_GUESSED_CLASSES or (often.index % 1).any()
+    has_fractions = (often.index % 1).any()
     # whole numbers are a quantity too if, as classes, over a tenth of the rows would be too rare
     is_rare = len(often) > 2 and often[often < FOLDS].sum() > (1 - MOSTLY) * len(numbers)
-    is_quantity = (is_fine or is_rare) and len(numbers) > len(known) / 2
-    card["task"] = task or ("regression" if is_quantity else "classification")
-    y, reason = numbers, "no number"
+    is_quantity = has_fractions or is_rare or len(often) > MAX_GUESSED_CLASSES
+    is_regression = is_quantity and len(numbers) > len(known) / 2
+    card["task"] = task or ("regression" if is_regression else "classification")
+    y, why = numbers, "no number"
     if card["task"] == "classification":
         y = known[known.map(known.value_counts()) >= FOLDS]
-        reason = f"a label of fewer than {FOLDS} rows"
+        why = f"a label of fewer than {FOLDS} rows"
         card["classes"] = sorted(set(y))
         if len({label.casefold() for label in card["classes"]}) < len(card["classes"]):
             card["notes"].append("some labels differ only in capitals: are they the same?")
@@ -460,10 +462,11 @@ def read_target(table: Table, task: str | None, card: dict) -> tuple[np.ndarray,
     overrides = "" if task else " (--task overrides)"
     print(f"{count(len(y), 'row')}, {len(table)} columns; {card['task']} of '{name}'{overrides}")
 
-    gaps, left_out = len(cells) - len(known), known.drop(y.index)
+    left_out = known.drop(y.index)
     some = [f"'{text[:100]}' in row {row + 1}" for row, text in left_out[:3].items()]
-    reasons = (f"'{name}' is empty or NA", f"'{name}' is {reason}: {', '.join(some)}")
-    for rows, reason in zip((gaps, len(left_out)), reasons):
+    reasons = {f"'{name}' is empty or NA": len(cells) - len(known)}
+    reasons[f"'{name}' is {why}: {', '.join(some)}"] = len(left_out)
+    for reason, rows in reasons.items():
         if rows:
             card["dropped"].append({"rows": rows, "reason": reason})
             print(f"  {count(rows, 'row')} left out: {reason}")
@@ -488,9 +491,7 @@ DAYS += "%m-%d-%Y,%d-%m-%Y,%d-%b-%Y,%d-%b-%y,%d %b %Y,%b %d %Y,%d %B %Y,%B %d %Y
 CLOCKS = ", %H:%M, %H:%M:%S, %H:%M:%S.%f, %H:%M:%S %Z, %I:%M %p, %I:%M:%S %p"
 LAYOUTS = [ISO, *(day + clock for day in DAYS.split(",") for clock in CLOCKS.split(","))]
 EIGHT_DIGITS = r"(19|20)\d{6}"  # 20241231
-IDENTIFIER = re.compile(
-    r"(?i:(\b|_)(id|uuid)|^(index|key|rownames|column 1|unnamed: 0))$|[a-z]I[Dd]$"
-)
+ID_NAME = re.compile(r"(?i:(\b|_)(id|uuid)|^(index|key|rownames|column 1|unnamed: 0))$|[a-z]I[Dd]$")
 TOTAL = re.compile(r"(?i)(grand )?(total|sum|summe|gesamt|insgesamt|somme)s?\W*")
 TIME = re.compile(r"(?i:(\b|_)(time|date|day|week|month|quarter|year|period|instant|epoch|t)$)")
 
@@ -508,6 +509,7 @@ def read_features(table: Table, rows: np.ndarray, card: dict) -> np.ndarray:
     for texts in table.values():
         if TOTAL.fullmatch(texts[-1]) and texts.count(texts[-1]) == 1:
             card["notes"].append(f"the last row looks like a total ('{texts[-1]}'): delete it?")
+
     columns, wide = [], max(map(len, table))
     for name in list(table):
         texts = table.pop(name)
@@ -521,7 +523,7 @@ def read_features(table: Table, rows: np.ndarray, card: dict) -> np.ndarray:
             continue
         feature = {"name": name, **found}
         column, problems = encode({name: texts}, card | {"features": [feature]})
-        words = {texts[row] for row, *_ in problems}
+        words = {texts[row] for row, _, _ in problems}
         if 0 < len(words) <= MAX_GAP_WORDS:  # rows to predict may have them too
             feature["gaps"] = sorted(words)
         add_range(feature, column[:, 0])
@@ -562,11 +564,12 @@ def describe_column(name: str, texts: list[str], card: dict) -> dict | str:
         layout = find_date_layout(cells, card["notes"])
         if layout:
             return {"type": "date", "format": layout}
-    if IDENTIFIER.search(name) and len(choices) > FEW_CHOICES and (is_whole or not is_number):
+    if ID_NAME.search(name) and len(choices) > FEW_CHOICES and (is_whole or not is_number):
         return "an identifier, by its name; rename it to keep it"
     if is_number:
-        counts_rows = is_whole and len(choices) == len(texts) > MOSTLY * span
-        if counts_rows and numbers.min() in (0, 1) and not TIME.search(name):
+        is_dense = len(choices) == len(texts) and len(texts) > MOSTLY * span
+        counts_rows = is_whole and is_dense and numbers.min() in (0, 1)
+        if counts_rows and not TIME.search(name):
             return "an identifier: whole numbers, all different"
         return {"type": "number"}
     if cells.str.lower().isin(["false", "true"]).all():
@@ -608,7 +611,8 @@ def add_range(feature: dict, column: np.ndarray) -> None:
     values = column[~np.isnan(column)]
     feature["nullable"] = len(values) < len(column)
     if feature["type"] in ("category", "boolean"):
-        counts = np.bincount(values.astype(int), minlength=len(feature.get("choices", "01")))
+        choices = feature.get("choices", [False, True])
+        counts = np.bincount(values.astype(int), minlength=len(choices))
         feature["default"] = decode(feature, counts.argmax())
     else:
         counts = np.histogram(values - values.min(), bins=20)[0]
@@ -743,7 +747,7 @@ def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
     order = np.argsort(column, kind="stable")
     folds = [(order[fit], order[test]) for fit, test in TimeSeriesSplit(FOLDS).split(X)]
     first = len(folds[0][0])
-    parts = (order[:first], order[first:])
+    parts = (order[:first], order[first:])  # learned from in all folds, and tested in one
     if work(card) > LARGE_WORK:  # measured on the last fold only
         parts = folds[-1]
     different = min(len(np.unique(y[part])) for part in parts)
@@ -755,7 +759,7 @@ def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
 
 def shuffled_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
     """Return folds of rows in any order, those that are equal in all features in one fold."""
-    places: dict[bytes, int] = {}
+    places: dict[bytes, int] = {}  # of the first row with such features
     first = np.array([places.setdefault(row.tobytes(), place) for place, row in enumerate(X)])
     different = np.unique(first)
     repeats = len(y) - len(different)
@@ -785,7 +789,8 @@ def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
 
     Its scores, and those of a dummy that ignores the features, come on the card.
     """
-    truth, best, lowest = np.concatenate([y[test] for _, test in folds]), None, math.inf
+    truth = np.concatenate([y[test] for _, test in folds])
+    best, lowest = None, math.inf
     dummy, method = DummyRegressor(), "predict"
     if "classes" in card:
         dummy, method = DummyClassifier(), "predict_proba"
