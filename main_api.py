@@ -132,7 +132,8 @@ class Model:
         """
         try:
             outputs, *columns = self.classify(X) if self.classes else self.regress(X)
-            for row in (~np.isfinite(outputs).all(axis=1)).nonzero()[0]:
+            has_answer = np.isfinite(outputs).all(axis=1)
+            for row in np.flatnonzero(~has_answer):
                 columns[0][row] = None
             return [*columns, self.warn(X)]
         except Exception as error:  # noqa: BLE001 an estimator may raise anything
@@ -148,14 +149,14 @@ class Model:
         """Return probabilities of shape (rows, classes), and the answers' first columns."""
         probabilities = self.estimator.predict_proba(X)
         if self.by_probability:
-            places = probabilities.argmax(axis=1)
+            predicted = probabilities.argmax(axis=1)
         else:
-            places = np.searchsorted(self.classes, self.estimator.predict(X))
-        predictions = [self.classes[place] for place in places.tolist()]
+            predicted = np.searchsorted(self.classes, self.estimator.predict(X))
+        predictions = [self.classes[place] for place in predicted.tolist()]
         # likely: the predicted label, then all that are as probable as nine of ten of theirs were
         likely = [[label] for label in predictions]
         others = probabilities >= self.uncertainty["thresholds"]
-        others[np.arange(len(X)), places] = False
+        others[np.arange(len(X)), predicted] = False
         rows, places = others.nonzero()
         order = np.argsort(-probabilities[rows, places], kind="stable")
         for row, place in zip(rows[order].tolist(), places[order].tolist()):
@@ -177,9 +178,9 @@ class Model:
         # rows share a list until one needs its own: thousands of lists cost as much as a call
         sentences: list[list[str]] = [[]] * len(X)
         outside = (X < self.low) | (X > self.high)
-        for row in outside.any(axis=1).nonzero()[0]:
+        for row in np.flatnonzero(outside.any(axis=1)):
             sentences[row] = []
-            for place in outside[row].nonzero()[0][:MAX_SENTENCES]:
+            for place in np.flatnonzero(outside[row])[:MAX_SENTENCES]:
                 feature, value = self.card["features"][place], X[row, place]
                 end = "maximum" if value > self.high[place] else "minimum"
                 if feature["type"] == "date":
@@ -236,7 +237,8 @@ def body_schemas(card: dict) -> tuple[type[BaseModel], type[BaseModel]]:
         if feature["nullable"]:
             many = many | None
         field = Field(default, alias=feature["name"], description=about)
-        row[f"f{place}"], columns[f"f{place}"] = (one, field), (many, field)
+        row[f"f{place}"] = one, field
+        columns[f"f{place}"] = many, field
     rows = [example["features"] for example in card["examples"]]
     lists = {name: [each[name] for each in rows] for name in rows[0]}
 
@@ -430,7 +432,7 @@ async def read_values(request: Request, model: Model, schema: type[BaseModel]) -
     try:
         return list(vars(schema.model_validate(body)).values())
     except ValidationError as error:
-        entries = error.errors(include_url=False, include_context=False)[:MAX_SENTENCES]
+        entries = error.errors()[:MAX_SENTENCES]
         raise HTTPException(422, [reword(entry, model) for entry in entries]) from None
 
 
@@ -539,7 +541,8 @@ async def explain(request: Request) -> dict[str, Any]:
     prediction = outputs[0]
     if model.classes:
         outputs = columns[1 + model.classes.index(prediction)]
-    value, outputs = outputs[0], np.reshape(outputs[1:], (-1, n + 1))
+    value, outputs = outputs[0], np.reshape(outputs[1:], (-1, n + 1))  # a row for each walk
+    # what each feature adds at its step
     gains = [np.diff(walk)[step] for walk, step in zip(outputs, steps)]
     shares = np.mean(gains, axis=0)
     names = list(model.features)
@@ -611,8 +614,9 @@ def open_table(content: bytes, model: Model) -> tuple[list[str], str, Iterator[l
         if len(first) + sum(1 for _ in islice(rows, MAX_FILE_ROWS)) > MAX_FILE_ROWS:
             raise ValueError(f"it has more than {MAX_FILE_ROWS:,} rows")
         # the same digits may stand for a thousand times as much
-        columns = zip(names, zip(*first))
-        numbers = {n: c for n, c in columns if model.features.get(n, {}).get("type") == "number"}
+        columns = dict(zip(names, zip(*first)))
+        kinds = {name: feature["type"] for name, feature in model.features.items()}
+        numbers = {name: columns[name] for name in columns if kinds.get(name) == "number"}
         points, commas, _ = decimal_marks(numbers)
         mark = model.card["decimal"]
         mine, others = (points, commas) if mark == "." else (commas, points)
@@ -637,7 +641,8 @@ def predict_lines(table: tuple, model: Model, waiting: Queue) -> Iterator[str]:
     if model.classes:
         of_each = [f"probability of {label}" for label in model.classes]
         added = ["prediction", *of_each, "likely", "warnings", "problem"]
-    lines = [names + [f"{name} (model)" if name in names else name for name in added]]
+    added = [f"{name} (model)" if name in names else name for name in added]
+    lines = [names + added]
     while part := list(islice(rows, rows_of_part(names))):
         X, found = encode(dict(zip(names, zip(*part))), model.card)
         problems: list[list[str]] = [[] for _ in part]
