@@ -118,7 +118,8 @@ def get_card() -> dict:
         return seen or st.stop()
     if seen is None or card["sha256"] != seen["sha256"]:
         # what was filled in and answered belongs to another model
-        state["page:card"], state["page:asked"], state["page:result"] = card, None, None
+        state["page:card"], state["page:asked"] = card, None
+        state["page:result"] = None, "", None
         if seen:
             st.query_params.clear()
             st.toast("The model has changed: please check the form.", duration="infinite")
@@ -516,7 +517,7 @@ def draw_many_rows(card: dict) -> None:
     template = rows.to_csv(index=False, **comma).encode("utf-8-sig")
     st.download_button("Download a template", template, "template.csv", on_click="ignore")
     file = st.file_uploader("Your file", "csv", max_upload_size=MAX_FILE_MB, key="page:file")
-    if file is not None and (not state["page:result"] or file.file_id != state["page:result"][0]):
+    if file is not None and file.file_id != state["page:result"][0]:
         with one_file():
             content, problem = call("/predict/csv", file.getvalue())
             if problem == GONE:  # the upload is kept, and with it what came of the one before
@@ -529,12 +530,11 @@ def draw_many_rows(card: dict) -> None:
                 file.close()
                 result = None if problem else read_result(content, card)
                 state["page:result"] = file.file_id, problem, result
-    if state["page:result"]:
-        _, problem, result = state["page:result"]
-        if problem:
-            st.error(plain(problem))
-        else:
-            draw_result(result, card)
+    _, problem, result = state["page:result"]
+    if problem:
+        st.error(plain(problem))
+    elif result:
+        draw_result(result, card)
 
 
 def read_result(content: bytes, card: dict) -> dict:
