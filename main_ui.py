@@ -166,7 +166,8 @@ def percent(share: float) -> str:
 
 
 def draw_chart(spec: dict, about: str) -> None:
-    ink = "#c9cbd1" if st.context.theme.type == "dark" else "#45474f"  # 7 : 1; Streamlit's has 3.7
+    # labels in a contrast of 7 : 1, where Streamlit's own have 3.7
+    ink = "#c9cbd1" if st.context.theme.type == "dark" else "#45474f"
     of_text = {"labelColor": ink, "titleColor": ink}
     st.vega_lite_chart(spec=spec | {"config": {"axis": of_text, "legend": of_text}}, alt=about)
 
@@ -218,11 +219,12 @@ def follow_address(card: dict) -> None:
     if asked != state["page:asked"]:
         state["page:asked"] = asked
         for feature in card["features"]:
-            name = feature["name"]
-            text = state[f"_{name}"] = (asked or defaults)[name] or None
+            value: Any = (asked or defaults)[feature["name"]] or None
+            # a day's field takes a date; a day in other words, 2024-W05-1 say, stays a text
             with suppress(ValueError):
-                if text and is_day(feature) and str(date.fromisoformat(text)) == text:
-                    state[f"_{name}"] = date.fromisoformat(text)
+                if value and is_day(feature) and str(date.fromisoformat(value)) == value:
+                    value = date.fromisoformat(value)
+            state[f"_{feature['name']}"] = value
 
 
 def press(card: dict, texts: dict[str, str] | None = None) -> None:
@@ -644,6 +646,10 @@ def draw_programmers(card: dict) -> None:
         st.code(words, None, wrap_lines=True)
 
 
+# the server: it runs this file anew for each click of a visitor, and answers for the API if that
+# is to be public; else it knows no path below /api
+
+
 class LimitUploads:
     """Refuse an upload while others fill the memory: each is held until it has been predicted."""
 
@@ -664,9 +670,6 @@ class LimitUploads:
         finally:
             self.coming -= length
 
-
-# the server: it runs this file anew for each click of a visitor, and answers for the API if that
-# is to be public; else it knows no path below /api
 
 if __name__ == "__main__":
     main()
