@@ -346,9 +346,6 @@ def read_cell(text: str, feature: dict, decimal: str) -> float | None:
     return choices.index(text) if text in choices else None
 
 
-UNREADABLE = {"boolean": "not true or false", "category": "none of the choices"}
-
-
 def encode(table: Table, card: dict) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
     """Return what the model sees, float64 of shape (rows, features), and what could not be read:
     the row, the feature and a reason. There, and in a gap, is NaN.
@@ -356,16 +353,17 @@ def encode(table: Table, card: dict) -> tuple[np.ndarray, list[tuple[int, str, s
     A number is itself, a boolean 0 or 1, a category the place of its choice, a date its days
     since 1970-01-01. A feature that is not in the table is a gap in every row.
     """
+    unreadable = {"boolean": "not true or false", "category": "none of the choices"}
     rows = len(next(iter(table.values()), []))
     X, problems = np.empty((rows, len(card["features"]))), []
     for place, feature in enumerate(card["features"]):
         name, texts = feature["name"], table.get(feature["name"]) or [""] * rows
-        unreadable = UNREADABLE.get(feature["type"], f"no {feature['type']}")
+        reason = unreadable.get(feature["type"], f"no {feature['type']}")
         values, wrong = {}, {}
         for text in set(texts):  # each different text is read once
             values[text] = read_cell(text.strip(), feature, card["decimal"])
             if values[text] is None:
-                wrong[text] = f"is '{text.strip()[:100]}', {unreadable}"
+                wrong[text] = f"is '{text.strip()[:100]}', {reason}"
             elif math.isnan(values[text]) and not feature.get("nullable", True):
                 wrong[text] = "is missing"
         X[:, place] = [values[text] for text in texts]
