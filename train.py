@@ -718,7 +718,7 @@ def make_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
     if work(card) > LARGE_WORK:
         fit, test = folds[-1]
         some = np.random.default_rng(0).permutation(fit)[:LARGE_WORK]
-        for label in card.get("classes", []):  # rows of each
+        for label in card.get("classes", []):  # also rows of a rare one
             some = np.union1d(some, fit[y[fit] == label][:FOLDS])
         folds, card["measured"] = [(some, test)], f"{count(len(test), 'row')} kept out, {words}"
     print(f"\nmeasured on {card['measured']}")
@@ -744,10 +744,10 @@ def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
     card["notes"].append(f"the rows are in order of time, by '{feature['name']}'")
     order = np.argsort(column, kind="stable")
     folds = [(order[fit], order[test]) for fit, test in TimeSeriesSplit(FOLDS).split(X)]
-    first = len(folds[0][0])
-    parts = (order[:first], order[first:])  # learned from in all folds, and tested in one
-    if work(card) > LARGE_WORK:  # measured on the last fold only
-        parts = folds[-1]
+    if work(card) > LARGE_WORK:
+        folds = folds[-1:]
+    # learned from in all folds, and tested in one
+    parts = (folds[0][0], np.concatenate([test for _, test in folds]))
     different = min(len(np.unique(y[part])) for part in parts)
     if different < len(card.get("classes", [])):
         card["notes"].append("but not every class has early and late rows: measured on any")
