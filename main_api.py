@@ -363,14 +363,16 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def serve(app: FastAPI, model: Model) -> None:
-    """Let the app answer with this model, and describe its features in /docs."""
+    """Let the app answer with this model, and describe in /docs what to send it."""
     app.state.model = model
     app.title, app.description = model.card["title"], model.card["description"]
     app.openapi_schema = None  # of the model before
     paths = app.openapi()["paths"]
     bodies = {"/predict": model.Row, "/predict/batch": model.Columns, "/explain": model.Row}
-    for path, schema in bodies.items():
-        content = {"application/json": {"schema": schema.model_json_schema()}}
+    contents = {"/predict/csv": {"text/csv": {"schema": {"type": "string"}}}}
+    for path, body in bodies.items():
+        contents[path] = {"application/json": {"schema": body.model_json_schema()}}
+    for path, content in contents.items():
         paths[path]["post"]["requestBody"] = {"required": True, "content": content}
 
 
@@ -557,9 +559,6 @@ async def explain(request: Request) -> dict[str, Any]:
 # a file
 
 
-CSV_BODY = {"required": True, "content": {"text/csv": {"schema": {"type": "string"}}}}
-
-
 class CSVResponse(StreamingResponse):
     """An answer piece after piece; a client that takes none of it for too long is left."""
 
@@ -589,7 +588,6 @@ async def count_file(request: Request) -> AsyncIterator[None]:
     max_body_size=MAX_FILE_BYTES,
     responses=REFUSALS,
     response_class=CSVResponse,
-    openapi_extra={"requestBody": CSV_BODY},
 )
 async def predict_csv(request: Request) -> CSVResponse:
     """Predict a table as train.py reads it: its columns come back, followed by the answer's."""
