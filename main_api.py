@@ -137,7 +137,7 @@ class Model:
         halves = self.answer(X[:half], True), self.answer(X[half:], True)
         return [first + second for first, second in zip(*halves)]
 
-    def classify(self, X: np.ndarray) -> tuple[np.ndarray, ...]:
+    def classify(self, X: np.ndarray) -> tuple[np.ndarray | list, ...]:
         """Return probabilities of shape (rows, classes), and the answers' first columns."""
         probabilities = self.estimator.predict_proba(X)
         if self.by_probability:
@@ -155,7 +155,7 @@ class Model:
             likely[row].append(self.classes[place])
         return probabilities, predictions, *probabilities.T.tolist(), likely
 
-    def regress(self, X: np.ndarray) -> tuple[np.ndarray, ...]:
+    def regress(self, X: np.ndarray) -> tuple[np.ndarray | list, ...]:
         """Return predictions of shape (rows, 1), and the answers' first columns."""
         predictions = np.asarray(self.estimator.predict(X), float).reshape(len(X), 1)
         band = np.searchsorted(self.uncertainty["edges"], predictions, side="right")
@@ -542,8 +542,7 @@ async def explain(request: Request) -> dict[str, Any]:
     if model.classes:
         outputs = columns[1 + model.classes.index(prediction)]
     value, outputs = outputs[0], np.reshape(outputs[1:], (-1, n + 1))  # a row for each walk
-    # what each feature adds at its step
-    gains = [np.diff(walk)[step] for walk, step in zip(outputs, steps)]
+    gains = [np.diff(walk)[step] for walk, step in zip(outputs, steps)]  # of each feature
     shares = np.mean(gains, axis=0)
     names = list(model.features)
     return {

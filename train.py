@@ -699,7 +699,7 @@ def make_one_hot(features: list[dict]) -> tuple[BaseEstimator, list[int]]:
 def make_cycles(columns: int) -> BaseEstimator:
     """Return what tells a date's place in the year, in the week and in the day."""
     cycles = []
-    for days, parts, degree in ((365.2425, 12, 1), (7, 7, 0), (1, 8, 1)):
+    for days, parts, degree in ((365.2425, 12, 1), (7, 7, 0), (1, 8, 1)):  # 0: a step a weekday
         knots = np.tile(np.linspace(0, days, parts + 1)[:, None], columns)
         options = {"extrapolation": "periodic", "handle_missing": "zeros"}
         cycles.append(SplineTransformer(degree=degree, knots=knots, **options))
