@@ -565,7 +565,8 @@ def read_result(content: bytes, card: dict) -> dict:
         "predictions": predictions,
         "first": first[[*added, *first.columns.drop(added)]],
         "problems": problems.head(SHOWN_ROWS).rename_axis("row").reset_index(),
-        "packed": gzip.compress(codecs.BOM_UTF8 + content, 1),  # else Excel takes ü for Ã¼
+        # the mark of UTF-8, without which Excel takes ü for Ã¼, then the file: members add up
+        "packed": gzip.compress(codecs.BOM_UTF8) + gzip.compress(content, 1),
     }
 
 

@@ -102,6 +102,7 @@ def main() -> None:
     card = start_card(find_target(table, options.target), about)
     card["title"] = (options.title or card["title"]).encode(errors="replace").decode()
     card["decimal"] = options.decimal or find_decimal(table, separator, card["notes"])
+    note_oddities(table, card["notes"])
     y, rows = read_target(table, options.task, card)
     X = read_features(table, rows, card)
 
@@ -494,20 +495,22 @@ TOTAL = re.compile(r"(?i)(grand )?(total|sum|summe|gesamt|insgesamt|somme)s?\W*"
 TIME = re.compile(r"(?i:(\b|_)(time|date|day|week|month|quarter|year|period|instant|epoch|t)$)")
 
 
+def note_oddities(table: Table, notes: list[str]) -> None:
+    """Note what looks like no part of the table: data as its names, no names, a total."""
+    numbers = [name for name in table if read_number(name, ".") is not None]
+    if len(numbers) > len(table) / 2:
+        notes.append(f"the header looks like data ({', '.join(numbers[:3])}): is it missing?")
+    unnamed = [name for place, name in enumerate(table, 1) if name == f"column {place}"]
+    if len(unnamed) > len(table) / 2:
+        notes.append("most columns have no name: does a line stand above the header?")
+    for texts in table.values():
+        if TOTAL.fullmatch(texts[-1]) and texts.count(texts[-1]) == 1:
+            notes.append(f"the last row looks like a total ('{texts[-1]}'): delete it?")
+
+
 def read_features(table: Table, rows: np.ndarray, card: dict) -> np.ndarray:
     """Return what the model sees of these rows; put on the card, and print, what each column is or
     why it is left out, and which cells could not be read."""
-    numbers = [name for name in table if read_number(name, ".") is not None]
-    if len(numbers) > len(table) / 2:
-        some = ", ".join(numbers[:3])
-        card["notes"].append(f"the header looks like data ({some}): is it missing?")
-    unnamed = [name for place, name in enumerate(table, 1) if name == f"column {place}"]
-    if len(unnamed) > len(table) / 2:
-        card["notes"].append("most columns have no name: does a line stand above the header?")
-    for texts in table.values():
-        if TOTAL.fullmatch(texts[-1]) and texts.count(texts[-1]) == 1:
-            card["notes"].append(f"the last row looks like a total ('{texts[-1]}'): delete it?")
-
     columns, wide = [], max(map(len, table))
     for name in list(table):
         texts = table.pop(name)
