@@ -36,7 +36,7 @@ from sklearn import config_context
 from sklearn.exceptions import InconsistentVersionWarning
 from starlette.requests import ClientDisconnect
 
-from train import MAX_NUMBER, decimal_marks, decode, encode, read_date, read_table
+from train import MAX_NUMBER, check_decimal, decode, encode, read_date, read_table
 
 MODEL_PATH = os.environ.get("MODEL_PATH") or "model.joblib"
 MODEL_SHA256 = os.environ.get("MODEL_SHA256", "")  # if set, any other file is refused
@@ -47,7 +47,7 @@ MAX_BODY_BYTES = 10 * 2**20  # MAX_ROWS of 100 features of ten characters
 MAX_BRACKETS = 1_000_000  # in a body of JSON, where one label has hardly more than one
 MAX_FILE_ROWS, MAX_FILE_BYTES = 100_000, 50 * 2**20  # of a CSV file
 MAX_FILES = 4  # at once; each is held in memory until it is answered
-MAX_PART_CELLS = 200_000  # of a file, read and answered together
+MAX_PART_CHARACTERS = 2_000_000  # of a file, read and answered together; a cell counts ten more
 MAX_PIECE = 2**18  # characters of a file's answer sent at once: a slow line takes them in time
 MAX_CALL_ROWS = 2_000  # in one call of the model: what is longer lets others in between
 MAX_WAITING_ROWS = 100_000  # beyond it the answer is 503: a second of work, or 35 explanations
@@ -487,7 +487,7 @@ async def model_card(request: Request) -> dict[str, Any]:
     return request.app.state.model.card
 
 
-@app.post("/predict", response_model=Answer, responses=REFUSALS)
+@app.post("/predict", response_model=Answer, response_model_exclude_none=True, responses=REFUSALS)
 async def predict(request: Request) -> dict[str, Any]:
     """Predict one row."""
     model = request.app.state.model
@@ -603,28 +603,26 @@ def open_table(content: bytes, model: Model) -> tuple[list[str], str, Iterator[l
         if needed or len(absent) == len(model.features):
             some = ", ".join(map(repr, (needed or absent)[:MAX_SENTENCES]))
             raise ValueError(f"it has no column {some}")
-        first = list(islice(rows, rows_of_part(names)))
+        first = read_part(rows)
         if not first:
             raise ValueError("it has no rows")
         if len(first) + sum(1 for _ in islice(rows, MAX_FILE_ROWS)) > MAX_FILE_ROWS:
             raise ValueError(f"it has more than {MAX_FILE_ROWS:,} rows")
-        # the same digits may stand for a thousand times as much
-        columns = dict(zip(names, zip(*first)))
-        kinds = {name: feature["type"] for name, feature in model.features.items()}
-        numbers = {name: columns[name] for name in columns if kinds.get(name) == "number"}
-        points, commas, _ = decimal_marks(numbers)
-        mark = model.card["decimal"]
-        mine, others = (points, commas) if mark == "." else (commas, points)
-        if len(others) > len(mine):
-            raise ValueError(f"'{others[0]}' is no number where '{mark}' is the decimal mark")
+        check_decimal(dict(zip(names, zip(*first))), model.card)
         return read_table(content)  # from its first row again
     except ValueError as error:
         raise refusal(f"This is no table to predict: {error}", "table") from None
 
 
-def rows_of_part(names: list[str]) -> int:
-    """Return how many rows of a file are held as texts at once."""
-    return max(1, min(MAX_CALL_ROWS, MAX_PART_CELLS // len(names)))
+def read_part(rows: Iterator[list[str]]) -> list[list[str]]:
+    """Return the next rows of a file, as many as are held as texts at once."""
+    part, room = [], MAX_PART_CHARACTERS
+    for row in islice(rows, MAX_CALL_ROWS):
+        part.append(row)
+        room -= sum(map(len, row)) + 10 * len(row)
+        if room < 0:
+            break
+    return part
 
 
 def predict_lines(table: tuple, model: Model, waiting: Queue) -> Iterator[str]:
@@ -638,7 +636,7 @@ def predict_lines(table: tuple, model: Model, waiting: Queue) -> Iterator[str]:
         added = ["prediction", *of_each, "likely", "warnings", "problem"]
     added = [f"{name} (model)" if name in names else name for name in added]
     lines = [names + added]
-    while part := list(islice(rows, rows_of_part(names))):
+    while part := read_part(rows):
         X, found = encode(dict(zip(names, zip(*part))), model.card)
         problems: list[list[str]] = [[] for _ in part]
         for row, cells in enumerate(part):

@@ -3,6 +3,7 @@
 streamlit run main_ui.py --server.port 7860        # while main_api.py runs
 """
 
+import asyncio
 import codecs
 import gzip
 import io
@@ -27,6 +28,7 @@ import streamlit as st
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 from streamlit.runtime import get_instance
@@ -42,6 +44,7 @@ WHAT_IF_POINTS = 150
 WHAT_IF_CHOICES = 30  # the most frequent ones
 MAX_FILE_MB = 50
 MAX_HELD_MB = 150  # of all visitors' uploads: they fit into 1 GB beside the rest
+UPLOAD_SECONDS = 600  # for all of a file to come; a phone out of reach says nothing
 SHOWN_ROWS = 1_000  # of a file on the screen; the download has all
 
 GONE = "The model is not there or too busy. Please try again in a moment."
@@ -667,7 +670,10 @@ class LimitUploads:
             return await PlainTextResponse("Too many files", 503)(scope, receive, send)
         self.coming += length
         try:
-            await self.app(scope, receive, send)
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                await self.app(scope, receive, send)
+        except (ClientDisconnect, TimeoutError):
+            await PlainTextResponse("The file did not come", 408)(scope, receive, send)
         finally:
             self.coming -= length
 

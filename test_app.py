@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, redirect_stdout, suppress
 from datetime import date, timedelta
 from http.client import HTTPConnection
 from pathlib import Path
@@ -46,6 +46,8 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from starlette.applications import Starlette
+from starlette.routing import Route
 
 import train
 
@@ -295,6 +297,7 @@ def test_read_number(text, point, comma):
     (b"a;b\n1,5;2,5\n1,25;3\n", ["a", "b"], [["1,5", "2,5"], ["1,25", "3"]]),
     (b"a;b, in m, or ft\n1;2\n3;4\n", ["a", "b, in m, or ft"], [["1", "2"], ["3", "4"]]),
     (b"a, b;c\n1,5;2\n2,5;3\n", ["a, b", "c"], [["1,5", "2"], ["2,5", "3"]]),
+    (b"a, cm;b, EUR\n8,1;2,3\n9,2;4\n", ["a, cm", "b, EUR"], [["8,1", "2,3"], ["9,2", "4"]]),
     ("a,b\n1\u20282,3\x85\n".encode(), ["a", "b"], [["1\u20282", "3\x85"]]),
     (b"a,a,,a\n1,2,3,4\n", ["a", "a (2)", "column 3", "a (3)"], [["1", "2", "3", "4"]]),
     (b"a,b,c\n1\n1,2,3,4\n", ["a", "b", "c"], [["1", "", ""], ["1", "2", "3", "4"]]),
@@ -336,10 +339,25 @@ def test_decimal(tmp_path):
     assert (notes[0], "is read as" in str(notes)) == (note, False)  # 0.5 tells what 1.234 is
 
 
+@pytest.mark.parametrize(("texts", "decimal", "refused"), [
+    (["2,5", "7"], ".", None), (["2,5", "3,5"], ".", "2,5"),  # one is a typing error
+    ([*range(30), "1,5", "2,5", "3,5"], ".", None), ([*range(30), "1.234"], ".", "1.234"),
+    (["0.5", "1.234"], ".", None), (["1,234"], ".", None), (["1,234"], ",", "1,234"),
+])  # fmt: skip
+def test_decimal_of_rows(texts, decimal, refused):
+    """Rows to predict may not mean thousands where the table of training meant parts."""
+    whole = {"name": "n", "type": "number", "integer": True}
+    card = {"decimal": decimal, "features": [whole, whole | {"name": "absent"}]}
+    words = f"'{refused}' seems to have another decimal mark than '{decimal}'"
+    with pytest.raises(ValueError, match=re.escape(words)) if refused else nullcontext():
+        train.check_decimal({"n": list(map(str, texts))}, card)
+
+
 def test_dates(tmp_path):
     """Dates in any usual format become days since 1970-01-01, in UTC where the text says so."""
     days = [date(2023, 12, 31) + timedelta(5 * i) for i in range(30)]
-    layouts = ["%d.%m.%Y", "%m/%d/%Y", "%Y%m%d", "%d-%b-%y", "%b %d %Y", "%d.%m.%Y 18:00"]
+    layouts = ["%d.%m.%Y", "%m/%d/%Y", "%Y%m%d", "%d-%b-%y", "%b %d %Y"]
+    layouts += ["%d.%m.%Y 18:00", "%m/%d/%Y 06:00:00 GMT"]
     table = {layout: [f"{day:{layout}}" for day in days] for layout in layouts}
     clocks = itertools.cycle(["T23:00+01:00", "T00:00+02:00"])  # 22:00 in UTC, or of the day before
     table["ISO"] = [f"{day}{clock}" for day, clock in zip(days, clocks)]
@@ -351,9 +369,9 @@ def test_dates(tmp_path):
     for feature, column in zip(card["features"], X.T):
         assert train.read_date(feature["maximum"]) == column.max()
     expected = 19722 + 5 * np.arange(30)  # 54 years with 13 leap days, less one day
-    for column, shift in zip(X.T, [0, 0, 0, 0, 0, 0.75, 22 / 24 - np.arange(30) % 2]):
+    for column, shift in zip(X.T, [0, 0, 0, 0, 0, 0.75, 0.25, 22 / 24 - np.arange(30) % 2]):
         assert column == pytest.approx(expected + shift)
-    assert X[:, 7].tolist() == [(day - date(1970, 1, 1)).days for day in few]
+    assert X[:, 8].tolist() == [(day - date(1970, 1, 1)).days for day in few]
     assert (problems, card["features"][0]["minimum"]) == ([], "2023-12-31")
     assert card["features"][5]["maximum"] == "2024-05-24T18:00:00"
 
@@ -434,30 +452,32 @@ def test_train_describes_or_leaves_out(tmp_path):
     assert saved.card["features"][-1]["counts"] == [220, 0]
     # a row to predict may have the same words
     assert math.isnan(train.read_cell("None", saved.card["features"][5], "."))
+    signs = csv_of({"x": K, "y": ["+", "-", "?"] * 6 + ["-"]})
+    assert fit(tmp_path, signs).card["classes"] == ["+", "-"]
 
 
 def test_one_hot(monkeypatch):
     """Each choice, code and gap has a column of its own, as scikit-learn's encoder makes them: so
     the middle one of three choices can be the highest."""
-    three = [{"type": "category", "choices": ["a", "b", "c"], "nullable": False}]
+    three = [{"type": "category", "choices": ["a", "b", "c"], "nullable": False, "counts": [27]}]
     ridge = train.build_model("regression", three)["ridge regression"]
     X, y = np.array([[0.0], [1], [2]] * 9), [0, 9, 0] * 9
     assert ridge.fit(X, y).predict(X) == pytest.approx(y, abs=0.1)
-    gap = [{"type": "number", "integer": False, "nullable": True}]  # it may tell, too
+    gap = [{"type": "number", "integer": False, "nullable": True, "counts": [9]}]  # may tell, too
     ridge, X = train.build_model("regression", gap)["ridge regression"], [[math.nan], [0.5]] * 9
     assert ridge.fit(X, [9, 0] * 9).predict(X) == pytest.approx([9, 0] * 9, abs=0.1)
-    features = [{"type": "number", "integer": False}, {"choices": ["a", "b"]}]
-    features += [{"integer": True, "minimum": 10**6, "maximum": 10**6 + 2}]
+    features = [{"integer": False, "counts": [1]}, {"choices": ["a", "b"], "counts": [2, 2]}]
+    features += [{"integer": True, "minimum": 10**6, "maximum": 10**6 + 2, "counts": [3]}]
     n = math.nan
     X = np.array([[n, 0, 10**6], [n, 1, 10**6 + 1], [n, n, 10**6 + 2], [n, 0, n], [n, 5, 5]])
     by_hand = [[1, 0, 0, 1, 0, 0, 0], [0, 1, 0, 0, 1, 0, 0], [0, 0, 1, 0, 0, 1, 0]]
     by_hand += [[1, 0, 0, 0, 0, 0, 1], [0] * 7]
-    for most in (7, 6):
+    for most in (28, 27):
         monkeypatch.setattr(train, "MAX_DENSE", most)
         one_hot, places = train.make_one_hot(features)
-        assert (set(places), hasattr(one_hot, "categories")) == ({1, 2}, most == 6)
+        assert (set(places), hasattr(one_hot, "categories")) == ({1, 2}, most == 27)
         found = one_hot.fit(X[:4, places]).transform(X[:, places])
-        assert (found.toarray() if most == 6 else found).tolist() == by_hand
+        assert (found.toarray() if most == 27 else found).tolist() == by_hand
 
 
 def test_train_rare_class():
@@ -797,7 +817,7 @@ def test_values(feature, value, status, words, apis):
     ("/predict/csv", "x\n" + "1\n" * 100_000, CSV, 200, ""),
     ("/predict/csv", "x\n" + "1\n" * 100_001, CSV, 422, "more than 100,000 rows"),
     ("/predict/csv", "x\n", CSV, 422, "This is no table to predict: it has no rows"),
-    ("/predict/csv", "x;z\n1,5;0.5\n", CSV, 422, "'1,5' is no number where '.' is the decimal"),
+    ("/predict/csv", "x;z\n1,5;0.5\n2,5;0.5\n", CSV, 422, "'1,5' seems to have another decimal"),
     ("/predict/csv", "\n" * 2_000_000, CSV, 422, "a row has over 1,000,000 characters"),
     ("/predict/csv", b"", CSV, 422, "empty"), ("/predict/csv", b'x\n"1\n', CSV, 422, "a quote"),
     ("/predict", b'{"x": ' + b"[" * 1_000_001, JSON, 422, "at most 1,000,000 brackets"),
@@ -817,8 +837,10 @@ def test_limits(apis):
         assert len(ask(url + path, {})[1]["detail"]) == 20
     answer = ask(url + "/predict/csv", csv_of(columns_of([dict.fromkeys(row, "a")])), CSV)[1]
     assert answer.count("no number") == 20
-    # of many columns, rows of texts at once
-    assert load_api(MODEL).rows_of_part(["a name"] * 2_000) == 100
+    # of a file, rows at once
+    for cells, length, rows in ((1, 1, 2_000), (2_000, 0, 100), (1, 10**6, 2)):
+        part = load_api(MODEL).read_part(iter([["x" * length] * cells] * 3_000))
+        assert len(part) == pytest.approx(rows, abs=1)
     answer = ask(apis["steps"].url + "/predict", {"x": 200.000000001})[1]
     assert answer["warnings"] == ["x 200.000000001 is above 200, the highest in training"]
     for body in ({'say "hi"': "€" * 999}, {"€" * 999: 1}):
@@ -939,14 +961,19 @@ def test_schemathesis(apis, tmp_path):
 # main_api.py: as a fork changes it
 
 
-def test_login(tmp_path):
+def test_login(apis, tmp_path):
     """A dependency of the app, a login say, holds for all its routes."""
-    login = "def refuse():\n    raise HTTPException(401)\n\n\n"
-    app = f"{login}app = FastAPI(dependencies=[Depends(refuse)], "
+    login = "def login(request: Request):\n    if 'key' not in request.query_params:\n"
+    login += "        raise HTTPException(401)\n\n\n"
+    app = f"{login}app = FastAPI(dependencies=[Depends(login)], "
     (tmp_path / "main_api.py").write_text(edit("main_api.py", {"app = FastAPI(": app}))
-    with serve(load_api(MODEL, tmp_path).app) as url:
-        for path in ("/predict", "/predict/batch", "/explain"):
-            assert ask(url + path, {"x": 1})[0] == 401
+    price = apis["price"]
+    row = price.card["examples"][0]["features"]
+    with serve(load_api(price.path, tmp_path).app) as url:
+        bodies = {"/predict": row, "/predict/batch": columns_of([row]), "/explain": row}
+        for path, body in bodies.items():
+            assert ask(url + path, body)[0] == 401
+            assert ask(f"{url}{path}?key", body) == ask(price.url + path, body)
         assert ask(url + "/predict/csv", "x\n1\n", CSV)[0] == 401
 
 
@@ -956,8 +983,9 @@ def test_own_estimator(tmp_path):
     main = 'if __name__ == "__main__":'
     (tmp_path / "train.py").write_text(edit("train.py", {main: own + main}))
     shutil.copy(HERE / "main_api.py", tmp_path)
-    (tmp_path / "table.csv").write_text(csv_of({"x": K / 4, "y": K / 2}))
-    run = {"cwd": tmp_path, "env": ENV | {"PYTHONPATH": "", "MODEL_PATH": "model.joblib"}}
+    (tmp_path / "table.csv").write_text(csv_of({"x Ω": K / 4, "y": K / 2}), "utf-8")
+    env = {"PYTHONPATH": "", "MODEL_PATH": "model.joblib", "PYTHONIOENCODING": "cp1252"}
+    run = {"cwd": tmp_path, "env": ENV | env}
     subprocess.run([sys.executable, "train.py", "table.csv"], check=True, **run)
     ask_it = "import main_api; print(main_api.Model('model.joblib').regress([[1]])[1])"
     assert subprocess.check_output([sys.executable, "-c", ask_it], text=True, **run) == "[5.0]\n"
@@ -1237,6 +1265,23 @@ def test_page_many_rows(api, open_page, monkeypatch):
     monkeypatch.setenv("API_URL", api.url)
     page.button(key="page:retry-file").click().run()
     assert "1,051 of 1,051 rows predicted" in words_on(page)
+
+
+def test_page_lets_uploads_go(monkeypatch):
+    """A file that does not come gives its place back: its client has gone, or only seems there."""
+
+    async def read(request):
+        await request.body()
+
+    main_ui, manager = importlib.import_module("main_ui"), SimpleNamespace(file_storage={})
+    monkeypatch.setattr(main_ui, "get_instance", lambda: SimpleNamespace(uploaded_file_mgr=manager))
+    monkeypatch.setattr(main_ui, "UPLOAD_SECONDS", 0.5)
+    limit = main_ui.LimitUploads(Starlette(routes=[Route("/", read, methods=["PUT"])]))
+    with serve(limit) as url:
+        for seconds, status in ((0.1, None), (5, 408)):
+            assert announce(url, "/", CSV, 9, b"1", seconds, "PUT") == status
+            time.sleep(0.2)
+            assert limit.coming == 0
 
 
 def test_page_about(api, open_page):

@@ -67,7 +67,7 @@ MAX_GAP_WORDS = 3  # of a column: texts among numbers or dates that stand for a 
 MAX_CHOICES = 200  # texts in one column; more make a list that nobody scrolls
 FEW_CHOICES = 20  # so few are choices, and no identifier, also where most are numbers
 MAX_CODES = 12  # whole numbers in so small a range: a choice, too
-MAX_DENSE = 100  # columns of choices, one-hot: of 300,000 rows more would take over 1 GB
+MAX_DENSE = 10_000_000  # cells of choices, one-hot: more would take too much memory, and time
 MAX_CLASSES = 100
 MAX_GUESSED_CLASSES = 10  # different whole numbers in the target; more are a quantity
 
@@ -203,17 +203,15 @@ def read_table(content: bytes) -> tuple[list[str], str, Iterator[list[str]]]:
         content = content.partition(b"\n")[2]
     # the separator that splits most of the first rows as it splits the header; of equals, the
     # comma last: it may be a decimal mark
-    text, separator = open_text(content), ","
-    best = (0, 0)  # rows that are as wide as the header, and this width
+    text, separator, most = open_text(content), ",", 0
     for mark in ";\t|,":
         try:
-            head = list(islice(read_rows(text, mark), 100)) or [[]]
+            widths = [len(row) for row in islice(read_rows(text, mark), 100)] or [0]
         except ValueError:  # a quote that is none with another separator
             continue
-        width = len(head[0])
-        rate = sum(len(row) == width for row in head), width
-        if width > 1 and rate > best:
-            separator, best = mark, rate
+        alike = widths.count(widths[0])
+        if widths[0] > 1 and alike > most:
+            separator, most = mark, alike
 
     rows = read_rows(text, separator)
     header = next(rows, None)
@@ -427,6 +425,26 @@ def find_decimal(table: Table, separator: str, notes: list[str]) -> str:
     return mark
 
 
+def check_decimal(table: Table, card: dict) -> None:
+    """Raise ValueError where the numbers of a table to predict seem to have another decimal mark
+    than the card's: the same digits may stand for a thousand times as much."""
+    features = {f["name"]: f for f in card["features"] if f["type"] == "number"}
+    numbers = {name: table[name] for name in features if name in table}
+    points, commas, _ = decimal_marks(numbers)
+    mine, others = (points, commas) if card["decimal"] == "." else (commas, points)
+    different = sum(len(set(texts)) for texts in numbers.values())
+    if len(others) <= max(1, len(mine), (1 - MOSTLY) * different):
+        others = []  # typing errors
+    if not mine:  # then 1.234, say, is a thousand and more in what was whole
+        whole = {name: numbers[name] for name in numbers if features[name]["integer"]}
+        unclear = decimal_marks(whole)[2]
+        others += [text for text in unclear if read_number(text, card["decimal"]) % 1]
+    if others:
+        raise ValueError(
+            f"'{others[0]}' seems to have another decimal mark than '{card['decimal']}'"
+        )
+
+
 def find_target(table: Table, wanted: str | None) -> str:
     """Return the target's name: the one that is wanted, or the last column that is not empty."""
     filled = [name for name, texts in table.items() if any(texts)]
@@ -441,7 +459,8 @@ def read_target(table: Table, task: str | None, card: dict) -> tuple[np.ndarray,
     """Return the target, float64 or labels as texts, and the places of the rows that have it; or
     refuse one that nothing can be learned of."""
     name, cells = card["target"], pd.Series(table[card["target"]])
-    known = cells[~cells.isin(MISSING)]
+    missing = MISSING - {"-"} if "+" in set(cells) else MISSING  # where both are labels
+    known = cells[~cells.isin(missing)]
     numbers = known.map(lambda text: read_number(text, card["decimal"])).astype(float).dropna()
     often = numbers.value_counts()
     has_fractions = (often.index % 1).any()
@@ -487,7 +506,7 @@ def read_target(table: Table, task: str | None, card: dict) -> tuple[np.ndarray,
 
 DAYS = "%Y-%m-%d,%Y/%m/%d,%Y.%m.%d,%d.%m.%Y,%d.%m.%y,%m/%d/%Y,%d/%m/%Y,%m/%d/%y,%d/%m/%y,"
 DAYS += "%m-%d-%Y,%d-%m-%Y,%d-%b-%Y,%d-%b-%y,%d %b %Y,%b %d %Y,%d %B %Y,%B %d %Y,%Y-%m,%b %Y,%B %Y"
-CLOCKS = ", %H:%M, %H:%M:%S, %H:%M:%S.%f, %H:%M:%S %Z, %I:%M %p, %I:%M:%S %p"
+CLOCKS = ", %H:%M, %H:%M:%S, %H:%M:%S.%f, %H:%M:%S UTC, %H:%M:%S GMT, %I:%M %p, %I:%M:%S %p"
 LAYOUTS = [ISO, *(day + clock for day in DAYS.split(",") for clock in CLOCKS.split(","))]
 EIGHT_DIGITS = r"(19|20)\d{6}"  # 20241231
 ID_NAME = re.compile(r"(?i:(\b|_)(id|uuid)|^(index|key|rownames|column 1|unnamed: 0))$|[a-z]I[Dd]$")
@@ -692,7 +711,8 @@ def make_one_hot(features: list[dict]) -> tuple[BaseEstimator, list[int]]:
         if values:
             columns += [place] * (len(values) + 1)
             codes += [*values, math.nan]
-    if len(codes) > MAX_DENSE:
+    rows = max(sum(feature["counts"]) for feature in features)  # or a few more, with gaps
+    if rows * len(codes) > MAX_DENSE:
         return OneHotEncoder(handle_unknown="ignore"), sorted(set(columns))
     # OneHotEncoder takes 0.1 ms a feature, also for one row; the same by numpy's own function
     same = {"b": np.array(codes), "rtol": 0, "equal_nan": True}
@@ -956,5 +976,6 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")  # what a log in cp1252 can't hold
     # again, by the name by which the API will find a fork's own classes
     importlib.import_module(Path(__file__).stem).main()
