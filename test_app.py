@@ -339,18 +339,20 @@ def test_decimal(tmp_path):
     assert (notes[0], "is read as" in str(notes)) == (note, False)  # 0.5 tells what 1.234 is
 
 
-@pytest.mark.parametrize(("texts", "decimal", "refused"), [
-    (["2,5", "7"], ".", None), (["2,5", "3,5"], ".", "2,5"),  # one is a typing error
-    ([*range(30), "1,5", "2,5", "3,5"], ".", None), ([*range(30), "1.234"], ".", "1.234"),
-    (["0.5", "1.234"], ".", None), (["1,234"], ".", None), (["1,234"], ",", "1,234"),
+@pytest.mark.parametrize(("whole", "parts", "decimal", "refused"), [
+    (["2,5", "7"], [1], ".", None), (["2,5", "3,5"], [1], ".", "2,5"),  # one is a typing error
+    ([*range(30), "1,5", "2,5", "3,5"], [1], ".", None), ([*range(30), "1.234"], [], ".", "1.234"),
+    ([7], ["1.234"], ".", None), (["1.234"], ["0.5"], ".", None),
+    (["1,234"], [], ".", None), (["1,234"], [], ",", "1,234"),
 ])  # fmt: skip
-def test_decimal_of_rows(texts, decimal, refused):
+def test_decimal_of_rows(whole, parts, decimal, refused):
     """Rows to predict may not mean thousands where the table of training meant parts."""
-    whole = {"name": "n", "type": "number", "integer": True}
-    card = {"decimal": decimal, "features": [whole, whole | {"name": "absent"}]}
+    integers = {"whole": True, "parts": False, "absent": True}
+    features = [{"name": n, "type": "number", "integer": integers[n]} for n in integers]
     words = f"'{refused}' seems to have another decimal mark than '{decimal}'"
     with pytest.raises(ValueError, match=re.escape(words)) if refused else nullcontext():
-        train.check_decimal({"n": list(map(str, texts))}, card)
+        table = {"whole": list(map(str, whole)), "parts": list(map(str, parts))}
+        train.check_decimal(table, {"decimal": decimal, "features": features})
 
 
 def test_dates(tmp_path):
