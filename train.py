@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -701,22 +702,21 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
 
 
 def make_one_hot(features: list[dict]) -> tuple[BaseEstimator, list[int]]:
-    """Return what gives each choice, each of a few whole numbers (they are often codes) and their
-    gaps a column of 0 and 1, and the places of the columns it takes, some of them repeatedly."""
-    columns, codes = [], []
+    """Return what gives each choice, and each of a few whole numbers (they are often codes), a
+    column of 0 and 1, and the places of the columns it takes, some of them repeatedly."""
+    values: dict[int, list[int]] = {}  # of each of these columns
     for place, feature in enumerate(features):
-        values = range(len(feature.get("choices", ())))
-        if feature.get("integer") and feature["maximum"] - feature["minimum"] < MAX_CODES:
-            values = range(feature["minimum"], feature["maximum"] + 1)
-        if values:
-            columns += [place] * (len(values) + 1)
-            codes += [*values, math.nan]
+        if "choices" in feature:
+            values[place] = list(range(len(feature["choices"])))
+        elif feature.get("integer") and feature["maximum"] - feature["minimum"] < MAX_CODES:
+            values[place] = list(range(feature["minimum"], feature["maximum"] + 1))
+    columns = [place for place in values for _ in values[place]]
     rows = max(sum(feature["counts"]) for feature in features)  # or a few more, with gaps
-    if rows * len(codes) > MAX_DENSE:
-        return OneHotEncoder(handle_unknown="ignore"), sorted(set(columns))
-    # OneHotEncoder takes 0.1 ms a feature, also for one row; the same by numpy's own function
-    same = {"b": np.array(codes), "rtol": 0, "equal_nan": True}
-    return FunctionTransformer(np.isclose, kw_args=same), columns
+    if rows * len(columns) > MAX_DENSE:
+        return OneHotEncoder(categories=[*values.values()], handle_unknown="ignore"), [*values]
+    # OneHotEncoder takes 0.1 ms a feature, also for one row; numpy's function does the same
+    codes = np.array([code for place in values for code in values[place]])
+    return FunctionTransformer(partial(np.equal, codes)), columns
 
 
 def make_cycles(columns: int) -> BaseEstimator:
