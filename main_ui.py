@@ -44,7 +44,7 @@ WHAT_IF_POINTS = 150
 WHAT_IF_CHOICES = 30  # the most frequent ones
 MAX_FILE_MB = 50
 MAX_HELD_MB = 150  # of all visitors' uploads: they fit into 1 GB beside the rest
-UPLOAD_SECONDS = 600  # for all of a file to come; a phone out of reach says nothing
+UPLOAD_SECONDS = 600  # for all of a file to come; a phone that is gone may not say so
 SHOWN_ROWS = 1_000  # of a file on the screen; the download has all
 
 GONE = "The model is not there or too busy. Please try again in a moment."
@@ -568,7 +568,7 @@ def read_result(content: bytes, card: dict) -> dict:
         "predictions": predictions,
         "first": first[[*added, *first.columns.drop(added)]],
         "problems": problems.head(SHOWN_ROWS).rename_axis("row").reset_index(),
-        # the mark of UTF-8, without which Excel takes ü for Ã¼, then the file: members add up
+        # gzip unpacks two to one: the mark without which Excel takes ü for Ã¼, and the file
         "packed": gzip.compress(codecs.BOM_UTF8) + gzip.compress(content, 1),
     }
 
@@ -651,7 +651,7 @@ def draw_programmers(card: dict) -> None:
 
 
 # the server: it runs this file anew for each click of a visitor, and answers for the API if that
-# is to be public; else it knows no path below /api
+# is to be public; else there is nothing below /api
 
 
 class LimitUploads:

@@ -6,6 +6,7 @@ Values are worked out by hand, or by scikit-learn called directly. Two tests nee
 skipped without it: one a browser (Playwright and Debian's Chromium), one the command schemathesis.
 """
 
+import gzip
 import hashlib
 import importlib
 import io
@@ -297,7 +298,7 @@ def test_read_number(text, point, comma):
     (b"a;b\n1,5;2,5\n1,25;3\n", ["a", "b"], [["1,5", "2,5"], ["1,25", "3"]]),
     (b"a;b, in m, or ft\n1;2\n3;4\n", ["a", "b, in m, or ft"], [["1", "2"], ["3", "4"]]),
     (b"a, b;c\n1,5;2\n2,5;3\n", ["a, b", "c"], [["1,5", "2"], ["2,5", "3"]]),
-    (b"a, cm;b, EUR\n8,1;2,3\n9,2;4\n", ["a, cm", "b, EUR"], [["8,1", "2,3"], ["9,2", "4"]]),
+    (b"a,b;c,d\n1,2;3,4\n", ["a", "b;c", "d"], [["1", "2;3", "4"]]),
     ("a,b\n1\u20282,3\x85\n".encode(), ["a", "b"], [["1\u20282", "3\x85"]]),
     (b"a,a,,a\n1,2,3,4\n", ["a", "a (2)", "column 3", "a (3)"], [["1", "2", "3", "4"]]),
     (b"a,b,c\n1\n1,2,3,4\n", ["a", "b", "c"], [["1", "", ""], ["1", "2", "3", "4"]]),
@@ -339,19 +340,25 @@ def test_decimal(tmp_path):
     assert (notes[0], "is read as" in str(notes)) == (note, False)  # 0.5 tells what 1.234 is
 
 
-@pytest.mark.parametrize(("whole", "parts", "decimal", "refused"), [
+@pytest.mark.parametrize(("x", "z", "decimal", "refused"), [
     (["2,5", "7"], [1], ".", None), (["2,5", "3,5"], [1], ".", "2,5"),  # one is a typing error
-    ([*range(30), "1,5", "2,5", "3,5"], [1], ".", None), ([*range(30), "1.234"], [], ".", "1.234"),
-    ([7], ["1.234"], ".", None), (["1.234"], ["0.5"], ".", None),
+    ([*range(30), "1,5", "2,5", "3,5"], [1], ".", None),  # some of many
+    (["0.5", "1.5", "2,5", "3,5"], [], ".", None),
+    (["2,5", "3,5"], [f"1.2{n}" for n in range(10, 90)], ".", "2,5"),
+    # what training has seen with the other mark alone, if no cell tells
+    (["1.234"], [], ".", "1.234"), (["28.667", "1.234"], ["0.5"], ".", None),
+    (["28.667"], ["1.234"], ".", None), (["1.000"], [], ".", "1.000"), (["9.999"], [], ".", None),
     (["1,234"], [], ".", None), (["1,234"], [], ",", "1,234"),
 ])  # fmt: skip
-def test_decimal_of_rows(whole, parts, decimal, refused):
+def test_decimal_of_rows(x, z, decimal, refused):
     """Rows to predict may not mean thousands where the table of training meant parts."""
-    integers = {"whole": True, "parts": False, "absent": True}
-    features = [{"name": n, "type": "number", "integer": integers[n]} for n in integers]
-    words = f"'{refused}' seems to have another decimal mark than '{decimal}'"
+    ranges = {"x": (20, 2000), "z": (0, 2000), "absent": (0, 1)}
+    features = [{"name": n, "type": "number"} for n in ranges]
+    for feature, (low, high) in zip(features, ranges.values()):
+        feature |= {"minimum": low, "maximum": high}
+    words = f"'{refused}' seems to have another decimal mark than '{decimal}': write it as"
     with pytest.raises(ValueError, match=re.escape(words)) if refused else nullcontext():
-        table = {"whole": list(map(str, whole)), "parts": list(map(str, parts))}
+        table = {"x": list(map(str, x)), "z": list(map(str, z))}
         train.check_decimal(table, {"decimal": decimal, "features": features})
 
 
@@ -384,7 +391,7 @@ def test_dates(tmp_path):
 def test_train_describes(apis):
     """Each column is kept as it is named, with what its values are; so are rows and cells."""
     x = {"name": "x", "type": "number", "integer": False, "nullable": False, "minimum": -20.0}
-    x |= {"maximum": -0.5, "default": -10.5, "counts": [2] * 20}
+    x |= {"maximum": -0.5, "default": -10.5, "counts": [2] * 20, "missing": 0}
     assert apis["given"].card["features"] == [x]
     assert len(apis["given"].card["examples"]) == 5
     card, printed = apis["kind"].card, apis["kind"].printed
@@ -454,22 +461,25 @@ def test_train_describes_or_leaves_out(tmp_path):
     assert saved.card["features"][-1]["counts"] == [220, 0]
     # a row to predict may have the same words
     assert math.isnan(train.read_cell("None", saved.card["features"][5], "."))
-    signs = csv_of({"x": K, "y": ["+", "-", "?"] * 6 + ["-"]})
-    assert fit(tmp_path, signs).card["classes"] == ["+", "-"]
+    for more, classes in ((["+", "-"], ["+", "-"]), (["a", "b"], ["a", "b"])):
+        signs = csv_of({"x": np.arange(24), "y": [*more, "?"] * 6 + ["-", "-", "-", "-", "-", "+"]})
+        assert fit(tmp_path, signs).card["classes"] == classes
 
 
 def test_one_hot(monkeypatch):
     """Each choice and code has a column of its own, as scikit-learn's encoder makes them: so the
     middle one of three choices can be the highest. In a gap they are all 0."""
-    three = [{"type": "category", "choices": ["a", "b", "c"], "nullable": False, "counts": [27]}]
+    three = [{"type": "category", "choices": ["a", "b", "c"], "nullable": False}]
+    three[0] |= {"counts": [9] * 3, "missing": 0}
     ridge = train.build_model("regression", three)["ridge regression"]
     X, y = np.array([[0.0], [1], [2]] * 9), [0, 9, 0] * 9
     assert ridge.fit(X, y).predict(X) == pytest.approx(y, abs=0.1)
-    gap = [{"type": "number", "integer": False, "nullable": True, "counts": [9]}]  # may tell, too
+    gap = [{"type": "number", "integer": False, "nullable": True, "counts": [9], "missing": 9}]
+    # it may tell, too
     ridge, X = train.build_model("regression", gap)["ridge regression"], [[math.nan], [0.5]] * 9
     assert ridge.fit(X, [9, 0] * 9).predict(X) == pytest.approx([9, 0] * 9, abs=0.1)
-    features = [{"integer": False, "counts": [1]}, {"choices": ["a", "b"], "counts": [2, 2]}]
-    features += [{"integer": True, "minimum": 10**6, "maximum": 10**6 + 2, "counts": [3]}]
+    features = [{"integer": False, "counts": [1], "missing": 3}, {"choices": ["a", "b"]}]
+    features += [{"integer": True, "minimum": 10**6, "maximum": 10**6 + 2}]
     n = math.nan
     X = np.array([[n, 0, 10**6], [n, 1, 10**6 + 1], [n, n, 10**6 + 2], [n, 0, n], [n, 5, 5]])
     by_hand = [[1, 0, 1, 0, 0], [0, 1, 0, 1, 0], [0, 0, 0, 0, 1], [1, 0, 0, 0, 0], [0] * 5]
@@ -479,6 +489,22 @@ def test_one_hot(monkeypatch):
         assert (set(places), hasattr(one_hot, "categories")) == ({1, 2}, most == 19)
         found = one_hot.fit(X[:4, places]).transform(X[:, places])
         assert (found.toarray() if most == 19 else found).tolist() == by_hand
+
+
+def test_train_later_classes():
+    """Each class needs rows that all folds learn from, and rows that one of them tests."""
+    days = np.arange(120.0)[:, None]
+    for end, rows, folds in (
+        (120, 120, 5),
+        (80, 120, 5),
+        (20, 120, 0),
+        (120, 10**6, 1),
+        (80, 10**6, 0),
+    ):
+        y = np.where((days[:, 0] < end) & (days[:, 0] % 2 > 0), "a", "b")
+        feature = {"name": "day", "type": "date"}
+        card = {"rows": rows, "classes": ["a", "b"], "features": [feature], "notes": []}
+        assert len(train.later_folds(days, y, card)) == folds
 
 
 def test_train_rare_class():
@@ -1237,7 +1263,10 @@ def test_page_many_rows(api, open_page, monkeypatch):
         page.file_uploader(key="page:file").set_value(("t.csv", content, CSV)).run()
         return words_on(page)
 
-    words = upload(text.strip().encode() + b";one more")
+    content = text.strip().encode() + b";one more"
+    words, answer = upload(content), ask(api.url + "/predict/csv", content, CSV)[1]
+    packed = page.session_state["page:result"][2]["packed"]
+    assert gzip.decompress(packed).decode() == "\ufeff" + answer  # a spreadsheet needs the mark
     texts = ["A CSV file with a column for each", "1,050 of 1,051 rows predicted", "row 1051: "]
     for each in [*texts, "Only the first 1,000 rows are shown"]:
         assert each in words

@@ -68,7 +68,7 @@ MAX_GAP_WORDS = 3  # of a column: texts among numbers or dates that stand for a 
 MAX_CHOICES = 200  # texts in one column; more make a list that nobody scrolls
 FEW_CHOICES = 20  # so few are choices, and no identifier, also where most are numbers
 MAX_CODES = 12  # whole numbers in so small a range: a choice, too
-MAX_DENSE = 10_000_000  # cells of choices, one-hot: more would take too much memory, and time
+MAX_DENSE = 10_000_000  # cells of choices, one-hot: more would take too much memory
 MAX_CLASSES = 100
 MAX_GUESSED_CLASSES = 10  # different whole numbers in the target; more are a quantity
 
@@ -204,15 +204,15 @@ def read_table(content: bytes) -> tuple[list[str], str, Iterator[list[str]]]:
         content = content.partition(b"\n")[2]
     # the separator that splits most of the first rows as it splits the header; of equals, the
     # comma last: it may be a decimal mark
-    text, separator, most = open_text(content), ",", 0
+    text, separator, best = open_text(content), ",", (0, 0)
     for mark in ";\t|,":
         try:
             widths = [len(row) for row in islice(read_rows(text, mark), 100)] or [0]
         except ValueError:  # a quote that is none with another separator
             continue
-        alike = widths.count(widths[0])
-        if widths[0] > 1 and alike > most:
-            separator, most = mark, alike
+        rate = widths.count(widths[0]), widths[0]
+        if widths[0] > 1 and rate > best:
+            separator, best = mark, rate
 
     rows = read_rows(text, separator)
     header = next(rows, None)
@@ -429,21 +429,24 @@ def find_decimal(table: Table, separator: str, notes: list[str]) -> str:
 def check_decimal(table: Table, card: dict) -> None:
     """Raise ValueError where the numbers of a table to predict seem to have another decimal mark
     than the card's: the same digits may stand for a thousand times as much."""
+    mark, other = (".", ",") if card["decimal"] == "." else (",", ".")
     features = {f["name"]: f for f in card["features"] if f["type"] == "number"}
     numbers = {name: table[name] for name in features if name in table}
-    points, commas, _ = decimal_marks(numbers)
-    mine, others = (points, commas) if card["decimal"] == "." else (commas, points)
-    different = sum(len(set(texts)) for texts in numbers.values())
-    if len(others) <= max(1, len(mine), (1 - MOSTLY) * different):
-        others = []  # typing errors
-    if not mine:  # then 1.234, say, is a thousand and more in what was whole
-        whole = {name: numbers[name] for name in numbers if features[name]["integer"]}
-        unclear = decimal_marks(whole)[2]
-        others += [text for text in unclear if read_number(text, card["decimal"]) % 1]
+    points, commas, unclear = decimal_marks(numbers)
+    mine, others = (points, commas) if mark == "." else (commas, points)
+    clear = sum(len(set(texts)) for texts in numbers.values()) - len(unclear)
+    if len(others) <= max(1, len(mine), (1 - MOSTLY) * clear):
+        others = []  # so few are typing errors
+    if not mine:  # nothing speaks for the card's mark: does a feature's range for the other?
+        for name, texts in numbers.items():
+            low, high = features[name]["minimum"], features[name]["maximum"]
+            for text in decimal_marks({name: texts})[2]:
+                here, there = read_number(text, mark), read_number(text, other)
+                if low <= there <= high and not low <= here <= high:
+                    others.append(text)
     if others:
-        raise ValueError(
-            f"'{others[0]}' seems to have another decimal mark than '{card['decimal']}'"
-        )
+        words = f"'{others[0]}' seems to have another decimal mark than '{mark}'"
+        raise ValueError(f"{words}: write it as the table was that the model is trained on")
 
 
 def find_target(table: Table, wanted: str | None) -> str:
@@ -460,7 +463,8 @@ def read_target(table: Table, task: str | None, card: dict) -> tuple[np.ndarray,
     """Return the target, float64 or labels as texts, and the places of the rows that have it; or
     refuse one that nothing can be learned of."""
     name, cells = card["target"], pd.Series(table[card["target"]])
-    missing = MISSING - {"-"} if "+" in set(cells) else MISSING  # where both are labels
+    is_label = (cells == "+").sum() >= FOLDS  # then so is "-"
+    missing = MISSING - {"-"} if is_label else MISSING
     known = cells[~cells.isin(missing)]
     numbers = known.map(lambda text: read_number(text, card["decimal"])).astype(float).dropna()
     often = numbers.value_counts()
@@ -553,7 +557,7 @@ def read_features(table: Table, rows: np.ndarray, card: dict) -> np.ndarray:
             card["notes"].append(note)
         card["features"].append(feature)
         columns.append(column)
-        print(f"  {name:{wide}}  {sketch(feature, column)}")
+        print(f"  {name:{wide}}  {sketch(feature)}")
         if problems:
             reason = "; ".join(f"row {rows[row] + 1} {why}" for row, _, why in problems[:3])
             card["dropped"].append({"column": name, "cells": len(problems), "reason": reason})
@@ -630,7 +634,8 @@ def add_range(feature: dict, column: np.ndarray) -> None:
     """Add what the values tell: gaps, the default, how often what occurs, and of numbers and dates
     the range."""
     values = column[~np.isnan(column)]
-    feature["nullable"] = len(values) < len(column)
+    feature["missing"] = len(column) - len(values)  # rows
+    feature["nullable"] = feature["missing"] > 0
     if feature["type"] in ("category", "boolean"):
         choices = feature.get("choices", [False, True])
         counts = np.bincount(values.astype(int), minlength=len(choices))
@@ -645,13 +650,14 @@ def add_range(feature: dict, column: np.ndarray) -> None:
     feature["counts"] = counts.tolist()  # of each choice, or in equal steps through the range
 
 
-def sketch(feature: dict, column: np.ndarray) -> str:
+def sketch(feature: dict) -> str:
     """Return in one line what a feature is."""
     kind = "whole number" if feature.get("integer") else feature["type"]
     what = ", ".join(feature.get("choices", []))[:60]
     if "minimum" in feature:
         what = f"{feature['minimum']} to {feature['maximum']}"
-    percent = np.clip(round(100 * np.isnan(column).mean()), 1, 99)
+    share = feature["missing"] / (sum(feature["counts"]) + feature["missing"])
+    percent = np.clip(round(100 * share), 1, 99)
     gaps = f"   {percent} % gaps" if feature["nullable"] else ""
     return f"{kind:12}  {what}{gaps}"
 
@@ -703,15 +709,15 @@ def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
 
 def make_one_hot(features: list[dict]) -> tuple[BaseEstimator, list[int]]:
     """Return what gives each choice, and each of a few whole numbers (they are often codes), a
-    column of 0 and 1, and the places of the columns it takes, some of them repeatedly."""
-    values: dict[int, list[int]] = {}  # of each of these columns
+    column of 0 and 1, and the columns that it takes: a feature's once for each of its values."""
+    values: dict[int, list[int]] = {}  # of the feature at this place
     for place, feature in enumerate(features):
         if "choices" in feature:
             values[place] = list(range(len(feature["choices"])))
         elif feature.get("integer") and feature["maximum"] - feature["minimum"] < MAX_CODES:
             values[place] = list(range(feature["minimum"], feature["maximum"] + 1))
     columns = [place for place in values for _ in values[place]]
-    rows = max(sum(feature["counts"]) for feature in features)  # or a few more, with gaps
+    rows = sum(features[0]["counts"]) + features[0]["missing"]
     if rows * len(columns) > MAX_DENSE:
         return OneHotEncoder(categories=[*values.values()], handle_unknown="ignore"), [*values]
     # OneHotEncoder takes 0.1 ms a feature, also for one row; numpy's function does the same
@@ -722,7 +728,7 @@ def make_one_hot(features: list[dict]) -> tuple[BaseEstimator, list[int]]:
 def make_cycles(columns: int) -> BaseEstimator:
     """Return what tells a date's place in the year, in the week and in the day."""
     cycles = []
-    for days, parts, degree in ((365.2425, 12, 1), (7, 7, 0), (1, 8, 1)):  # 0: a step a weekday
+    for days, parts, degree in ((365.2425, 12, 1), (7, 7, 0), (1, 8, 1)):  # 0: each day's own
         knots = np.tile(np.linspace(0, days, parts + 1)[:, None], columns)
         options = {"extrapolation": "periodic", "handle_missing": "zeros"}
         cycles.append(SplineTransformer(degree=degree, knots=knots, **options))
@@ -769,7 +775,7 @@ def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
     folds = [(order[fit], order[test]) for fit, test in TimeSeriesSplit(FOLDS).split(X)]
     if work(card) > LARGE_WORK:
         folds = folds[-1:]
-    # learned from in all folds, and tested in one
+    # the rows that all folds learn from, and those that one tests
     parts = (folds[0][0], np.concatenate([test for _, test in folds]))
     different = min(len(np.unique(y[part])) for part in parts)
     if different < len(card.get("classes", [])):
