@@ -1558,7 +1558,8 @@ def test_readme(tmp_path):
                 continue
             if block.startswith(("curl ", "python ")):
                 command = block.replace("127.0.0.1:8001", url)
-                run = {"shell": True, "cwd": tmp_path, "env": ENV, "text": True}
+                env = ENV | {"MODEL_PATH": "model.joblib"}  # not the one that is tested
+                run = {"shell": True, "cwd": tmp_path, "env": env, "text": True}
                 printed = subprocess.check_output(command, stderr=subprocess.DEVNULL, **run)
             elif "def build_model" in block:
                 names = vars(train) | {"RandomForestRegressor": RandomForestRegressor}
