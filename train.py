@@ -460,8 +460,7 @@ def find_target(table: Table, wanted: str | None) -> str:
 
 
 def read_target(table: Table, task: str | None, card: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Return the target, float64 or labels as texts, and the places of the rows that have it; or
-    refuse one that nothing can be learned of."""
+    """Return the target, float64 or labels as texts, and the places of the rows that have it."""
     name, cells = card["target"], pd.Series(table[card["target"]])
     is_label = (cells == "+").sum() >= FOLDS  # then so is "-"
     missing = MISSING - {"-"} if is_label else MISSING
@@ -494,8 +493,13 @@ def read_target(table: Table, task: str | None, card: dict) -> tuple[np.ndarray,
             card["dropped"].append({"rows": rows, "reason": reason})
             print(f"  {count(rows, 'row')} left out: {reason}")
 
-    # nothing can be learned of one value, or of a few rows
-    different = y.nunique()
+    check_target(y, card)
+    return np.array(y.tolist()), y.index.to_numpy()
+
+
+def check_target(y: pd.Series, card: dict) -> None:
+    """Refuse a target of which nothing can be learned: one value, or a few rows."""
+    name, different = card["target"], y.nunique()
     if "classes" in card and not 2 <= different <= MAX_CLASSES:
         wrong = f"target '{name}' has {different} classes of {FOLDS} rows or more"
         needs = f"a classification needs 2 to {MAX_CLASSES}"
@@ -504,7 +508,6 @@ def read_target(table: Table, task: str | None, card: dict) -> tuple[np.ndarray,
         refuse(f"{count(len(y), 'usable row')}: give {MIN_ROWS} or more where '{name}' is known")
     if different == 1:
         refuse(f"target '{name}' is always {y.iloc[0]}: there is nothing to learn")
-    return np.array(y.tolist()), y.index.to_numpy()
 
 
 # what the other columns are
