@@ -101,6 +101,14 @@ def load(path: str) -> dict:
 # how it answers
 
 
+OUTSIDE = {  # of the training range
+    ("number", "minimum"): "{:.15g} is below {:.15g}, the lowest",
+    ("number", "maximum"): "{:.15g} is above {:.15g}, the highest",
+    ("date", "minimum"): "{} is before {}, the earliest",
+    ("date", "maximum"): "{} is after {}, the latest",
+}
+
+
 class Model:
     """What was loaded, and how it answers. It never changes, so that a request may keep it."""
 
@@ -167,12 +175,6 @@ class Model:
 
     def warn(self, X: np.ndarray) -> list[list[str]]:
         """Return for each row a sentence for each value outside of the training range."""
-        where = {
-            ("number", "minimum"): "{:.15g} is below {:.15g}, the lowest",
-            ("number", "maximum"): "{:.15g} is above {:.15g}, the highest",
-            ("date", "minimum"): "{} is before {}, the earliest",
-            ("date", "maximum"): "{} is after {}, the latest",
-        }
         # rows share a list until one needs its own: thousands of lists cost as much as a call
         sentences: list[list[str]] = [[]] * len(X)
         outside = (X < self.low) | (X > self.high)
@@ -183,7 +185,7 @@ class Model:
                 end = "maximum" if value > self.high[place] else "minimum"
                 if feature["type"] == "date":
                     value = decode(feature, value)
-                words = where[feature["type"], end].format(value, feature[end])
+                words = OUTSIDE[feature["type"], end].format(value, feature[end])
                 sentences[row].append(f"{feature['name']} {words} in training")
         return sentences
 

@@ -389,11 +389,11 @@ def decode(feature: dict, value: float) -> object:
 # the decimal mark, and the target
 
 
-def decimal_marks(table: Table) -> tuple[list[str], list[str], list[str]]:
+def decimal_marks(table: Table) -> tuple[list[str], list[str], Table]:
     """Return the cells that are a number with a decimal point only (0.5, 1,234.5), with a comma
-    only (1,5), and with either (1.234), in columns of which no other cell tells."""
-    points, commas, unclear = [], [], []
-    for texts in table.values():
+    only (1,5), and with either (1.234): these by column, where no other cell of it tells."""
+    points, commas, unclear = [], [], {}
+    for name, texts in table.items():
         before, either = len(points) + len(commas), []
         for text in dict.fromkeys(text.strip() for text in texts[:10_000]):
             point, comma = read_number(text, "."), read_number(text, ",")
@@ -403,8 +403,8 @@ def decimal_marks(table: Table) -> tuple[list[str], list[str], list[str]]:
                 commas.append(text)
             elif point != comma:
                 either.append(text)
-        if len(points) + len(commas) == before:
-            unclear += either
+        if either and len(points) + len(commas) == before:
+            unclear[name] = either
     return points, commas, unclear
 
 
@@ -420,7 +420,7 @@ def find_decimal(table: Table, separator: str, notes: list[str]) -> str:
     if unclear and not many and separator == ";":  # as where the comma is a decimal mark
         mark, other = ",", "."
     if unclear:
-        text = unclear[0]
+        text = next(iter(unclear.values()))[0]
         one, two = read_number(text, mark), read_number(text, other)
         notes.append(f"'{text}' is read as {one:.10g}; --decimal {other} makes it {two:.10g}")
     return mark
@@ -434,13 +434,13 @@ def check_decimal(table: Table, card: dict) -> None:
     numbers = {name: table[name] for name in features if name in table}
     points, commas, unclear = decimal_marks(numbers)
     mine, others = (points, commas) if mark == "." else (commas, points)
-    clear = sum(len(set(texts)) for texts in numbers.values()) - len(unclear)
+    clear = sum(len(set(texts)) for texts in numbers.values()) - sum(map(len, unclear.values()))
     if len(others) <= max(1, len(mine), (1 - MOSTLY) * clear):
         others = []  # so few are typing errors
     if not mine:  # nothing speaks for the card's mark: does a feature's range for the other?
-        for name, texts in numbers.items():
+        for name, texts in unclear.items():
             low, high = features[name]["minimum"], features[name]["maximum"]
-            for text in decimal_marks({name: texts})[2]:
+            for text in texts:
                 here, there = read_number(text, mark), read_number(text, other)
                 if low <= there <= high and not low <= here <= high:
                     others.append(text)
