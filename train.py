@@ -1,10 +1,11 @@
-"""Fit a scikit-learn model to a table, measure it, and save it with a card that describes it.
+"""Fit a model to a table, measure it on rows it has not seen, and save it with a card about both.
 
-    python train.py                              # scikit-learn's wine data, a few seconds
-    python train.py sales.csv --target price     # your table: a CSV file with a header row
+    python train.py                                                  # scikit-learn's wine data
+    python train.py sales.csv --target price                         # your table, a CSV file
+    python train.py people.csv --target survived --model my.joblib   # your own fitted pipeline
 
-For data from elsewhere replace load_table(), for another estimator build_model().
-Left out: free text, and what rows that belong together (visits of one patient) could tell.
+For data from elsewhere replace load_table(), for other estimators build_model().
+Left out: free text, and a search for the best settings (prepare() says how to make one).
 """
 
 import argparse
@@ -19,13 +20,15 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 # boosting's threads wait for each other at each step: on a shared machine, slower than one thread
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -39,136 +42,140 @@ from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_wine
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-from sklearn.impute import SimpleImputer
+from sklearn.impute import MissingIndicator, SimpleImputer
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import KFold, StratifiedKFold, TimeSeriesSplit
-from sklearn.pipeline import make_pipeline, make_union
-from sklearn.preprocessing import (
-    FunctionTransformer,
-    OneHotEncoder,
-    SplineTransformer,
-    StandardScaler,
-)
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, OneHotEncoder, StandardScaler
 
 MODEL_PATH = Path(os.environ.get("MODEL_PATH") or "model.joblib")
-
-Table = dict[str, list[str]]  # each column's texts by its name
+OPTIONS = {  # of the command line, and of prepare()
+    "target": "the column to predict; left out: the last one",
+    "task": "classification or regression; left out: told from the target",
+    "title": "the page's heading",
+    "description": "the line below it",
+    "drop": "columns to leave out, separated by commas",
+    "group": "a column whose rows of one value (a person, a station) stay in one fold",
+    "empty": "what an empty cell of the target means, such as no",
+    "decimal": "the decimal mark, where no cell tells",
+    "encoding": "of the file, where it is told wrong",
+}
 Folds = list[tuple[np.ndarray, np.ndarray]]  # rows to fit to, and rows to test on
 
-# what a table may be
-MISSING = {"", "?", "-", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"}
-MAX_COLUMNS = 2_000  # a form of more is no form
-MAX_ROW_CHARACTERS = 1_000_000  # a longer row is no row: a quote that nobody closed, or an attack
-MAX_NUMBER = 1e30  # the square of a larger one overflows inside many estimators
 
-# what a column may be
-MOSTLY = 0.9  # of a column's cells decide what it is; the others are read as gaps, and named
-MAX_GAP_WORDS = 3  # of a column: texts among numbers or dates that stand for a gap
-MAX_CHOICES = 200  # texts in one column; more make a list that nobody scrolls
-FEW_CHOICES = 20  # so few are choices, and no identifier, also where most are numbers
-MAX_CODES = 12  # whole numbers in so small a range: a choice, too
-MAX_DENSE = 10_000_000  # cells of choices, one-hot: more would take too much memory
-MAX_CLASSES = 100
-MAX_GUESSED_CLASSES = 10  # different whole numbers in the target; more are a quantity
-
-# how a model is measured
-MIN_ROWS = 10  # fewer say nothing about a model
-FOLDS = 5  # of the cross-validation; a class needs as many rows
-LARGE_WORK = 50_000  # rows times classes: beyond, one fold is enough, and so many rows to fit to
-SLOW_WORK = 1_000_000  # rows times classes: beyond, the slow candidate is left out
-DISORDER = 0.001  # the share of steps back that a table in order of time may have
-MAX_REPEATS = 10  # of one row; more are no accident, but all the combinations there are
-TOLERANCE = 0.02  # of the loss: so little is luck, and an earlier candidate answers faster
-IMPORTANCE_ROWS = 500  # of each fold, drawn at random: enough to rank the features
-COVERAGE = 0.9  # the share of truths that intervals and sets of likely labels hold
-BANDS, BAND_ROWS = 5, 50  # of a regression's predictions, each with errors of its own
-BACKGROUND_ROWS = 100  # against which the API explains an answer
+class Refusal(ValueError):
+    """What is wrong, in one line, and what to do."""
 
 
 def main() -> None:
-    started = time.perf_counter()
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("table", nargs="?", help="a CSV file; left out: the wine data")
-    parser.add_argument("--target", help="the column to predict; left out: the last one")
-    parser.add_argument("--task", choices=["classification", "regression"])
-    parser.add_argument("--title", help="the page's heading")
-    parser.add_argument("--decimal", choices=[".", ","], help="left out: told from the cells")
-    options = parser.parse_args()
+    started, options, before = time.perf_counter(), read_options(), load_before()
 
-    # read the table as texts, decide what each column is, turn it into numbers
-    content, about = load_table(options.table)
-    table, separator = read_columns(content, options.table)
-    del content  # and the columns go as they are read: a large table takes much memory
-    card = start_card(find_target(table, options.target), about)
-    card["title"] = (options.title or card["title"]).encode(errors="replace").decode()
-    card["decimal"] = options.decimal or find_decimal(table, separator, card["notes"])
-    note_oddities(table, card["notes"])
-    y, rows = read_target(table, options.task, card)
-    X = read_features(table, rows, card)
+    # read the table, decide what each column is, turn it into numbers, choose the folds
+    X, y, folds, card = prepare(**options, before=before)
 
     # compare a dummy and the candidates on rows that they have not seen
-    folds = make_folds(X, y, card)
-    candidates = build_model(card["task"], card["features"])
-    if not isinstance(candidates, dict):
-        candidates = {type(candidates).__name__: candidates}
-    if work(card) > SLOW_WORK:
-        candidates.pop("slow gradient boosting", None)
-    best, clones, answers = compare(candidates, X, y, folds, card)
+    best, clones, answers = compare(build_model(card), X, y, folds, card)
     card["importance"] = measure_importance(clones, X, y, folds, card)
-    card["uncertainty"] = measure_uncertainty(answers, y, folds, card)
-    note_leaks(card)
+    tested = np.concatenate([test for _, test in folds])
+    card["uncertainty"] = measure_uncertainty(answers, y[tested], y, card)
+    if len(card.get("classes", [])) == 2:
+        card["cutoffs"] = measure_cutoffs(answers, y[tested], card)
+    card["examples"] = pick_examples(answers, X[tested], y[tested], card)
+    note_results(answers, y[tested], card)
 
     # fit the best to all rows, and save it with its card
-    print(f"keeping the {card['estimator']}, fitting it to {count(len(y), 'row')}", flush=True)
+    print(f"keeping the {card['estimator']}, fitting it to {len(y):,} rows", flush=True)
     model = clone(best).fit(X, y)
-    card["examples"] = pick_examples(X, y, card)
-    print("what matters most: " + ", ".join(list(card["importance"])[:3]))
+    if card["estimator"] != "dummy":
+        print("what matters most: " + ", ".join(list(card["importance"])[:3]))
     for note in card["notes"]:
         print(f"  note: {note}")
+    say_before(before, y, card)
     sha256 = save(model, X, card)
     size, seconds = MODEL_PATH.stat().st_size, time.perf_counter() - started
     print(f"saved {MODEL_PATH}: {size:,} bytes, sha256 {sha256}, {seconds:.1f} s in all")
+    print("next: bash start.sh; where it runs already, the new model is served by itself")
 
 
-def start_card(target: str, about: dict) -> dict:
+def prepare(path: str | None = None, before: dict | None = None, **options: str | None) -> tuple:
+    """Return what a model is fitted to and measured on: X, float64 of shape (rows, features), the
+    target y, folds, and the card so far. The options are those of the command line.
+
+    So a notebook can look for better settings, to be pasted into build_model():
+    X, y, folds, card = prepare("sales.csv", target="price")
+    RandomizedSearchCV(estimator, settings, cv=folds).fit(X, y).best_params_
+    """
+    content, about = load_table(path)
+    table, separator, notes = read_frame(content, options.get("encoding"))
+    del content  # and the columns go as they are read: a large table takes much memory
+    told = {key: text for key, text in options.items() if text}
+    told = told_before(before, table, told) | told
+    card = start_card(find_column(told.get("target"), table), about, told, notes)
+    card["decimal"] = told.get("decimal") or find_decimal(table, separator, notes)
+    target = read_target(table, card)
+    y, rows = np.array(target.tolist()), target.index
+    if before:
+        before["X"] = encode(table.loc[rows], before["card"])[0]
+    groups = table.loc[rows, find_column(told["group"], table)] if "group" in told else None
+    X = read_features(table, rows, card)
+    return X, y, make_folds(X, y, groups, card), card
+
+
+def start_card(target: str, about: dict, told: dict, notes: list[str]) -> dict:
     """Return the card, which tells API and page all that they know; the steps above fill it in."""
     packages = ("scikit-learn", "numpy", "pandas", "joblib")
     return {
         "name": "table",  # for people, like the next two
         "title": f"Predict {target}",
         "description": f"Predicts {target} from a table's columns.",
+        **about,
+        **{key: told[key] for key in ("title", "description") if key in told},
+        "trained": date.today().isoformat(),
         "task": "",  # "classification", with "classes", the labels in order; or "regression"
         "target": target,  # its column's name
-        "decimal": "",  # the table's mark: encode() reads numbers with it
-        "features": [],  # in column order: see describe_column(), read_features(), add_range()
+        "decimal": ".",  # the table's mark; a feature may have its own
+        # in column order, each with "name", "type", "nullable", "missing", "default" and "counts":
+        # a number with "minimum", "maximum", "integer", perhaps "unit"; a date with "minimum",
+        # "maximum", "format"; a category with "choices", perhaps "open"; a boolean
+        "features": [],
         "estimator": "",  # what was kept, in words
         "metrics": {},  # its scores on rows that it had not seen
         "baseline": {},  # the same of the dummy, which ignores the features
         "measured": "",  # which rows these were
         "importance": {},  # feature to what shuffling it costs, largest first
-        "notes": [],  # what a careful reader of the result should know
+        "notes": notes,  # what a careful reader of the result should know
         "uncertainty": {},  # see measure_uncertainty()
-        "examples": [],  # a few real rows, as JSON has them
+        "examples": [],  # a few real rows as JSON has them, a typical one first
         "rows": 0,  # trained on
         "dropped": [],  # columns, rows and cells left out, each with the reason
+        "told": told,  # on the command line: the defaults of the next run on this table
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-        **about,
     }
 
 
-def refuse(message: str) -> NoReturn:
-    """Say in one line what is wrong and what to do, and end with exit code 2."""
-    print(f"train.py: {message}", file=sys.stderr)
-    sys.exit(2)
+# the story ends here: below is how each step is done, with the care that real tables need
 
 
-def count(number: int, word: str) -> str:
-    """Return "1 row" or "1,234 rows"."""
-    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+def read_options() -> dict[str, str | None]:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("path", nargs="?", help="a CSV file; left out: the wine data")
+    for name, text in OPTIONS.items():
+        choices = ["classification", "regression"] if name == "task" else None
+        parser.add_argument(f"--{name}", choices=choices, help=text)
+    return vars(parser.parse_args())
 
 
-# from a file to texts
+def show(value: float) -> str:
+    """Return a number as people read it: 69,780 or 0.4217."""
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+# from a file to a table of texts
+
+MISSING = {"", "?", "-", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"}
+MAX_COLUMNS = 2_000  # a form of more is no form
+MAX_ROW_CHARACTERS = 1_000_000  # a longer row is no row: a quote that nobody closed, or an attack
 
 
 def load_table(path: str | None) -> tuple[bytes, dict]:
@@ -182,7 +189,8 @@ def load_table(path: str | None) -> tuple[bytes, dict]:
             name = Path(path).stem.encode(errors="replace").decode()
             return Path(path).read_bytes(), {"name": name}
         except OSError as error:
-            refuse(f"'{path}' can't be read ({error.strerror}): give the path of a CSV file")
+            words = f"'{path}' can't be read ({error.strerror}): give the path of a CSV file"
+            raise Refusal(words) from None
     wine = load_wine(as_frame=True)
     table = wine.data.rename(columns=lambda name: name.replace("_", " "))
     table["wine"] = np.array(["Barolo", "Grignolino", "Barbera"])[wine.target]
@@ -194,32 +202,65 @@ def load_table(path: str | None) -> tuple[bytes, dict]:
     }
 
 
-def read_table(content: bytes) -> tuple[list[str], str, Iterator[list[str]]]:
+def find_encoding(content: bytes) -> tuple[str, str]:
+    """Return how a text is encoded, and a note where that had to be assumed."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16", ""
+    if b"\0" in content:
+        raise Refusal("the file is no text: export the table as CSV")
+    text, good, bad = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", "replace"), 0, 0
+    while part := text.read(2**20):
+        bad += part.count("\ufffd")
+        good += len(re.findall(r"[^\0-\x7f\ufffd]", part))
+    if bad == 0:
+        return "utf-8-sig", ""
+    if good > 10 * bad:
+        return "utf-8-sig", f"the file is not quite UTF-8: {bad} bytes are read as \ufffd"
+    try:  # Chinese, or what Windows writes in the west
+        content[: content.rfind(b"\n", 0, 100_000)].decode(encoding := "gb2312")
+    except UnicodeDecodeError:
+        encoding = "cp1252"
+    return encoding, f"the file is not UTF-8, and is read as {encoding}: --encoding overrides"
+
+
+def find_separator(sample: str) -> tuple[str, int]:
+    """Return what separates the cells of a table, and how many lines stand above its header.
+
+    It is what splits most of the first rows alike; of equals, the comma last: it may be a decimal
+    mark. With one column it is a semicolon that does not occur.
+    """
+    best, separator, above = (0, 1), ";", 0
+    for mark in ";\t|,":
+        lines = csv.reader(io.StringIO(sample, newline=""), delimiter=mark)
+        rows = [row for row in islice(lines, 100) if row]
+        width, times = Counter(map(len, rows)).most_common(1)[0] if rows else (1, 0)
+        wide = [row for row, cells in enumerate(rows) if len(cells) >= max(2, width - 1)] or [0]
+        # a header has no numbers: else what stands above it is the header of one column
+        is_header = wide[0] == 0 or not any(map(PLAIN.fullmatch, rows[wide[0]]))
+        if is_header and width > 1 and (times, width) > best:
+            best, separator, above = (times, width), mark, wide[0]
+    return separator, above
+
+
+def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, Iterator]:
     """Return the columns' names, the separator, and an iterator over the rows, lists of texts.
 
     An empty name becomes the column's place, a repeated one gets a number. A row that is too
-    short is filled with gaps; one that is too long comes as it is. Raises ValueError in one line.
+    short is filled with gaps; one that is too long comes as it is. Raises Refusal, a ValueError.
     """
     if content.startswith((b"sep=", b"\xef\xbb\xbfsep=")):  # a line for Excel
         content = content.partition(b"\n")[2]
-    # the separator that splits most of the first rows as it splits the header; of equals, the
-    # comma last: it may be a decimal mark
-    text, separator, best = open_text(content), ",", (0, 0)
-    for mark in ";\t|,":
-        try:
-            widths = [len(row) for row in islice(read_rows(text, mark), 100)] or [0]
-        except ValueError:  # a quote that is none with another separator
-            continue
-        rate = widths.count(widths[0]), widths[0]
-        if widths[0] > 1 and rate > best:
-            separator, best = mark, rate
-
+    encoding = encoding or find_encoding(content)[0]
+    text = io.TextIOWrapper(io.BytesIO(content), encoding, "replace", newline="")
+    separator, above = find_separator(text.read(100_000))
     rows = read_rows(text, separator)
-    header = next(rows, None)
+    header, first = next(islice(rows, above, None), None), list(islice(rows, 9))
     if header is None:
-        raise ValueError("it is empty: give a table with a header row")
+        raise Refusal("the table is empty: give one with a header row")
+    if len(header) > 1 and {len(row) for row in first} == {len(header) + 1}:
+        header = ["", *header]  # R's names of the rows have no name
     if len(header) > MAX_COLUMNS:
-        raise ValueError(f"it has more than {MAX_COLUMNS:,} columns")
+        raise Refusal(f"the table has more than {MAX_COLUMNS:,} columns")
     names: dict[str, int] = {}  # and how often each has come so far
     for place, name in enumerate(header, 1):
         name = unique = name.strip() or f"column {place}"
@@ -227,104 +268,238 @@ def read_table(content: bytes) -> tuple[list[str], str, Iterator[list[str]]]:
             names[name] += 1
             unique = f"{name} ({names[name]})"
         names[unique] = 1
-    return list(names), separator, (row + [""] * (len(names) - len(row)) for row in rows)
-
-
-def open_text(content: bytes) -> io.TextIOBase:
-    """Open as UTF-8, UTF-16 (told by its first bytes), or what Windows writes in the west."""
-    is_utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
-    if b"\0" in content and not is_utf16:
-        raise ValueError("it is not a text file: export the table as CSV")
-    encoding = "utf-16" if is_utf16 else "utf-8-sig"
-    try:
-        text = io.TextIOWrapper(io.BytesIO(content), encoding)
-        while text.read(2**20):
-            pass
-    except UnicodeDecodeError:
-        encoding = "utf-16" if is_utf16 else "cp1252"
-    return io.TextIOWrapper(io.BytesIO(content), encoding, "replace", newline="")
+    filled = (row + [""] * (len(names) - len(row)) for row in chain(first, rows))
+    return list(names), separator, filled
 
 
 def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
     """Yield from its start the rows that are not blank, without ever holding more than one.
 
-    Raises ValueError for a row that is too long, or a quote that is not closed.
+    Raises Refusal for a row that is too long, or a quote that is not closed.
     """
-    size = 0
+    lines, size = [], 0  # of the row that is being read
 
-    def lines() -> Iterator[str]:
+    def read_lines() -> Iterator[str]:
         nonlocal size
         while line := text.readline(MAX_ROW_CHARACTERS):
+            lines.append(line)
             size += len(line)
             if size >= MAX_ROW_CHARACTERS:
-                raise ValueError(f"a row has over {MAX_ROW_CHARACTERS:,} characters")
+                raise Refusal(f"a row has over {MAX_ROW_CHARACTERS:,} characters")
             yield line
         yield "\n"  # a blank row: the last one, unless a quote has swallowed it
 
     text.seek(0)
+    has_blanks = f'{separator} "' in text.read(100_000)  # before the quotes
+    text.seek(0)
     csv.field_size_limit(MAX_ROW_CHARACTERS)
-    row: list[str] = []
-    for row in csv.reader(lines(), delimiter=separator, skipinitialspace=True):
-        if row:
-            size = 0
-            yield row[: MAX_COLUMNS + 1]
-    if row:
-        raise ValueError("a quote near its end is never closed")
+    options = {"delimiter": separator, "skipinitialspace": has_blanks}
+    width, row, rows = 0, [], []
+    for row in csv.reader(read_lines(), **options):
+        rows = []
+        if len(lines) > 1:  # a cell of several lines, or rows that two stray quotes have made one
+            rows = [line.rstrip("\r\n").split(separator) for line in lines if line.strip()]
+        rows = rows if {len(cells) for cells in rows} == {width} else [row]
+        for cells in filter(None, rows):
+            width = len(cells)
+            yield cells[: MAX_COLUMNS + 1]
+        lines.clear()
+        size = 0
+    if row and rows == [row]:
+        raise Refusal("a quote near its end is never closed")
 
 
-def read_columns(content: bytes, path: str | None) -> tuple[Table, str]:
-    """Return each column's texts by its name, and the separator, or refuse what is no table."""
+def read_frame(content: bytes, encoding: str | None) -> tuple[pd.DataFrame, str, list[str]]:
+    """Return the table, all texts, without rows that are none; the separator; and a note where the
+    encoding had to be assumed."""
     try:
-        names, separator, rows = read_table(content)
-        if len(names) == 1:
-            raise ValueError("it has one column: a table needs a target and at least one feature")
-        table: Table = {name: [] for name in names}
-        for place, row in enumerate(rows, 1):
-            if any(row[len(names) :]):
-                reason = f"row {place} has {len(row)} cells, the header {len(names)}"
-                raise ValueError(f"{reason}: does a line stand above the header?")
-            for texts, text in zip(table.values(), row):
-                texts.append(text.strip())
-        if not table[names[0]]:
-            raise ValueError("it has a header and no rows")
-    except ValueError as error:
-        refuse(f"'{path}' is not a table: {error}")
-    return table, separator
+        note = "" if encoding else find_encoding(content)[1]
+        names, separator, rows = read_table(content, encoding)
+    except LookupError:
+        raise Refusal(f"there is no encoding '{encoding}': give one such as cp1252") from None
+    if len(names) == 1:
+        raise Refusal("the table has one column: it needs a target and at least one feature")
+    cells = []
+    for place, row in enumerate(rows, 1):
+        if any(row[len(names) :]):
+            hint = "does a line stand above the header?"
+            if any("\\" in cell for cell in row):
+                hint = 'is a quote within a cell written \\" instead of ""?'
+            raise Refusal(f"row {place} has {len(row)} cells, the header {len(names)}: {hint}")
+        cells.append([cell.strip() for cell in row[: len(names)]])
+    table = pd.DataFrame(cells, columns=names, dtype=str)
+    table = table[(table != "").any(axis=1) & (table != names).any(axis=1)]
+    if table.empty:
+        raise Refusal("the table has a header and no rows")
+    return table, separator, [note] if note else []
 
 
-# from texts to numbers, and back
+def find_column(name: str | None, table: pd.DataFrame) -> str:
+    """Return this column's name, or the last one's that is not empty."""
+    if name is None:
+        return [n for n in table if (table[n] != "").any()][-1]
+    if name not in table:
+        nearest = difflib.get_close_matches(name, table, n=1, cutoff=0)
+        raise Refusal(f"there is no column '{name}': did you mean '{nearest[0]}'?")
+    return name
 
+
+def leave_out(card: dict, reason: str, **what: str | int) -> None:
+    """Put on the card what is left out, `rows=2` say, and print it."""
+    card["dropped"].append({**what, "reason": reason})
+    print(f"  {what.get('column', '')}{what.get('rows', '')}  left out: {reason}")
+
+
+# from a text to a number, and back
+
+MAX_NUMBER = 1e30  # the square of a larger one overflows inside many estimators
 SWAPPED = str.maketrans(".,", ",.")
-NUMBER = re.compile(  # as people write it, here with a decimal point; 007 is a code and none
-    r"([-+]?[$€£¥₹]?|[$€£¥₹][-+]) ?"  # a sign, a currency
-    r"([1-9]\d{0,2}([,' \u2019\u00a0\u202f]\d{3})+|0|[1-9]\d*|(?=\.\d))"  # 1,234 or 1234
-    r"(\.\d*)?([eE][-+]?\d+)? ?[$€£¥₹%]?",
+PLAIN = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?", re.ASCII)
+NUMBER = re.compile(  # < ( US$ - 1,234.5 e6 mi. - )
+    r"[<>~]?=? ?([-+(]?)(US\$|Rs\.? ?|[$€£¥₹] ?|[A-Z]{3} |)(-?)"
+    r"([.,]?\d[\d.,' \u2019\u00a0\u202f]*?)([eE][-+]?\d+|)"
+    r"[ \u00a0]?([^\d\s.,()+-][^\d,()]{0,15}?|)(-?\)?)",
     re.ASCII,
 )
+DIGITS = re.compile(  # here with a decimal point: 1,234.5 or 1,23,456 or 1234. or .5; 007 is a code
+    r"([1-9]\d{0,2}([,' \u2019\u00a0\u202f]\d{3})+|[1-9]\d?(,\d\d)+,\d{3}|0|[1-9]\d*|(?=\.\d))(\.\d*)?"
+)
+CLOCK = re.compile(r"(\d{1,3}):([0-5]\d)(?::([0-5]\d(?:\.\d+)?))?", re.ASCII)
+MAGNITUDES = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "bn": 1e9, "lakh": 1e5, "crore": 1e7}
+MAGNITUDES |= {"million": 1e6, "billion": 1e9, "Mio.": 1e6, "Mrd.": 1e9, "Tsd.": 1e3}
+
+
+def meanings_of(digits: str) -> dict[str, float]:
+    """Return what digits mean by the decimal mark: 1,234 has two meanings, 0,5 and 1,234.5 one."""
+    spelled = {".": digits, ",": digits.translate(SWAPPED)}
+    return {
+        mark: float(re.sub(r"[^\d.]", "", text))
+        for mark, text in spelled.items()
+        if DIGITS.fullmatch(text)
+    }
+
+
+def split_number(text: str, decimal: str) -> tuple[float, str] | None:
+    """Return a number and its unit, or None: $1,234.50, 51,000 mi., (12) or 12- for -12, 1.2K,
+    1:30 in minutes. The decimal mark matters only where the digits have a meaning with either."""
+    if clock := CLOCK.fullmatch(text):
+        hours, minutes, seconds = map(float, clock.groups("0"))
+        return 60 * hours + minutes + seconds / 60, "min"
+    parts = NUMBER.fullmatch(text.replace("\u2212", "-"))  # a typographer's minus
+    if not parts or not meanings_of(parts[4]):
+        return None
+    sign, before, minus, digits, power, after, end = parts.groups()
+    meanings = meanings_of(digits)
+    value = meanings.get(decimal, max(meanings.values()))
+    size, _, rest = after.partition(" ")
+    if size in MAGNITUDES:
+        value, after = value * MAGNITUDES[size], rest
+    value *= float(f"1{power}")
+    minuses = (sign + minus + end).count("-") + (sign == "(")
+    if (sign == "(") != end.endswith(")") or minuses > 1 or value > MAX_NUMBER:
+        return None
+    return -value if minuses else value, before.strip() or after.strip()
+
+
+def read_number(text: str, decimal: str, unit: str = "") -> float | None:
+    """Return the number, without a unit or with this one; else None."""
+    if PLAIN.fullmatch(text) and len(text) < 16 and (decimal == "." or "." not in text):
+        return float(text)
+    value, own = split_number(text, decimal) or (None, "")
+    if own == "%" and unit == "":  # beside 0.12
+        return value / 100
+    return value if own in ("", unit) else None
+
+
+def count_marks(texts: Iterable[str]) -> Counter:
+    """Count the texts that are a number with a decimal "." only, a "," only, or with "either"."""
+    marks = Counter()
+    for text in texts:
+        parts = NUMBER.fullmatch(text)
+        meanings = meanings_of(parts[4]) if parts else {}
+        if len(meanings) == 1:
+            marks.update(meanings.keys())
+        marks["either"] += len(set(meanings.values())) == 2
+    return marks
+
+
+def find_decimal(table: pd.DataFrame, separator: str, notes: list[str]) -> str:
+    """Return the decimal mark for which most cells speak; note where it had to be assumed."""
+    texts = [text for name in table for text in table[name].head(1000).unique()]
+    marks = count_marks(texts)
+    if marks["."] != marks[","] or not marks["either"] or separator == ",":
+        return "," if marks[","] > marks["."] else "."
+    # no cell tells: where commas don't separate the cells, they are likely to be decimal marks
+    mark, other = ",", "."
+    text = next(text for text in texts if count_marks([text])["either"])
+    one, two = (split_number(text, each)[0] for each in (mark, other))
+    notes.append(f"'{text}' is read as {one:.10g}; --decimal {other} makes it {two:.10g}")
+    return mark
+
+
+def find_writing(counts: pd.Series, card: dict) -> tuple[str, str]:
+    """Return the decimal mark and the unit of a column, by how often it has each text."""
+    marks, mark = count_marks(counts.index[:1000]), card["decimal"]
+    if marks["."] != marks[","] and "decimal" not in card["told"]:
+        mark = "." if marks["."] > marks[","] else ","
+    units = Counter()
+    for text, times in counts.items():
+        if not PLAIN.fullmatch(text):
+            units[(split_number(text, mark) or ("", ""))[1]] += times
+    del units[""]
+    unit, times = units.most_common(1)[0] if units else ("", 0)
+    least = MOSTLY if unit == "%" else 0.5  # some per cents beside fractions are no unit
+    is_unit = times >= least * counts.sum() or unit in "$€£¥₹"
+    return mark, unit if is_unit else ""
+
+
 ISO = "ISO 8601"
 FIRST_DAY, LAST_DAY = -719_162, 2_932_896  # since 1970, of the years 1 to 9999
+LAYOUTS = "%Y-%m-%d %m-%d-%Y %d-%m-%Y %d-%b-%Y %b-%d-%Y %Y-%b-%d %b-%Y %m-%Y %Y-%m %m%d%Y %d%m%Y"
+EIGHT_DIGITS = r"(19|20)\d{6}|\d{4}(19|20)\d\d"  # 20241231 or 12312024
+DATE = re.compile(r"(.+?)([T ,]+(\d+):(\d\d)(:\d\d(?:\.\d+)?)? ?([AaPp]?)[Mm]? ?(\w*|[-+]\d.*))?")
+MONTHS = {"jan": ("jan", "ene", "gen"), "feb": ("feb", "fév"), "mar": ("mar", "mär", "mrz")}
+MONTHS |= {
+    "apr": ("apr", "avr", "abr"),
+    "may": ("may", "mai", "mag"),
+    "jun": ("jun", "juin", "giu"),
+}
+MONTHS |= {"jul": ("jul", "juil", "lug"), "aug": ("aug", "aoû", "ago"), "sep": ("sep", "set")}
+MONTHS |= {"oct": ("oct", "okt", "ott"), "nov": ("nov",), "dec": ("dec", "dez", "déc", "dic")}
 
 
-def read_number(text: str, decimal: str) -> float | None:
-    """Return the number, or None where there is none: 1,234.50 € with the mark ".", 12 %."""
-    text = text.replace("\u2212", "-")  # a typographer's minus
-    text = text.translate(SWAPPED) if decimal == "," else text
-    if not NUMBER.fullmatch(text):
-        return None
-    value = float(re.sub(r"[^\d.eE+-]", "", text))
-    return value if abs(value) <= MAX_NUMBER else None
+def spell_day(text: str) -> str:
+    """Return a day in one spelling: "Fri, 5. Januar 2024" as 5-jan-2024, 2024Q2 as 2024-04."""
+
+    def spell_word(word: re.Match) -> str:
+        for month, names in MONTHS.items():
+            if word[0].startswith(names):
+                return f"-{month}-"
+        return "-"  # the day of the week, or "de"
+
+    text = text.lower()
+    if quarter := re.fullmatch(r"(\d{4})\W?q([1-4])", text):
+        return f"{quarter[1]}-{3 * int(quarter[2]) - 2:02}"
+    return re.sub(r"[\W_]+", "-", re.sub(r"[^\W\d_]+", spell_word, text)).strip("-")
 
 
 def read_date(text: str, layout: str = ISO) -> float | None:
-    """Return the days since 1970-01-01 (UTC where the text says so), or None. ISO is always read,
-    and commas are not looked at: Jan 5, 2024."""
+    """Return the days since 1970-01-01 (UTC where the text says so), or None. ISO is always read;
+    a year of two digits is one of four, as strptime has it."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        if layout == ISO:
+        parts = DATE.fullmatch(text)
+        if layout == ISO or not parts:
             return None
+        day, clock, hour, minute, second, half, zone = parts.groups()
         try:
-            moment = datetime.strptime(text.replace(",", ""), layout)
+            iso = find_day(spell_day(day), layout)
+            if clock:
+                hour = int(hour) % 12 + 12 * (half in "Pp") if half else int(hour)
+                zone = "Z" if zone in ("UTC", "GMT") else zone
+                iso += f"T{hour:02}:{minute}{second or ''}{zone}"
+            moment = datetime.fromisoformat(iso)
         except ValueError:
             return None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -332,32 +507,51 @@ def read_date(text: str, layout: str = ISO) -> float | None:
     return days if FIRST_DAY <= days < LAST_DAY + 1 else None
 
 
+def find_day(text: str, layout: str) -> str:
+    """Return a day in ISO 8601; raises ValueError."""
+    if re.search(r"\D\d\d$", text) and layout != "%m-%Y":  # the year has two digits
+        layout = layout.replace("-%Y", "-%y")
+    return datetime.strptime(text, layout).date().isoformat()
+
+
+def swap_day(layout: str) -> str:
+    """Return the layout with day and month the other way round."""
+    return layout.translate({100: "m", 109: "d"}) if "%d" in layout else layout
+
+
+Columns = Mapping[str, Sequence[str]]  # texts by the column's name
+
+
 def read_cell(text: str, feature: dict, decimal: str) -> float | None:
     """Return the number that stands for a text, NaN for a gap, None for what can't be read."""
     if text in MISSING or text in feature.get("gaps", ()):
         return math.nan
     if feature["type"] == "number":
-        return read_number(text, decimal)
+        return read_number(text, feature.get("decimal", decimal), feature.get("unit", ""))
     if feature["type"] == "date":
         return read_date(text, feature["format"])
-    choices = feature.get("choices")
     if feature["type"] == "boolean":
-        text, choices = text.lower(), ["false", "true"]
-    return choices.index(text) if text in choices else None
+        return {"false": 0, "true": 1}.get(text.lower())
+    choices = feature["choices"]
+    for spelled in (text, text.removesuffix(".0")):  # 1.0 is 1
+        if spelled in choices:
+            return choices.index(spelled)
+    return len(choices) if "open" in feature else None
 
 
-def encode(table: Table, card: dict) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
+def encode(columns: Columns, card: dict) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
     """Return what the model sees, float64 of shape (rows, features), and what could not be read:
     the row, the feature and a reason. There, and in a gap, is NaN.
 
-    A number is itself, a boolean 0 or 1, a category the place of its choice, a date its days
-    since 1970-01-01. A feature that is not in the table is a gap in every row.
+    A number is itself, a boolean 0 or 1, a category the place of its choice (another text of an
+    open one the place behind them), a date its days since 1970-01-01. A feature that is not in
+    the table is a gap in every row.
     """
     unreadable = {"boolean": "not true or false", "category": "none of the choices"}
-    rows = len(next(iter(table.values()), []))
+    rows = max((len(columns[name]) for name in columns), default=0)
     X, problems = np.empty((rows, len(card["features"]))), []
     for place, feature in enumerate(card["features"]):
-        name, texts = feature["name"], table.get(feature["name"]) or [""] * rows
+        name, texts = feature["name"], columns.get(feature["name"], [""] * rows)
         reason = unreadable.get(feature["type"], f"no {feature['type']}")
         values, wrong = {}, {}
         for text in set(texts):  # each different text is read once
@@ -377,7 +571,7 @@ def decode(feature: dict, value: float) -> object:
     if math.isnan(value):
         return None
     if feature["type"] == "category":
-        return feature["choices"][int(value)]
+        return [*feature["choices"], "another"][int(value)]
     if feature["type"] == "boolean":
         return bool(value)
     if feature["type"] == "number":
@@ -386,328 +580,369 @@ def decode(feature: dict, value: float) -> object:
     return moment.isoformat() if value % 1 else moment.date().isoformat()
 
 
-# the decimal mark, and the target
+def check_file(columns: Columns, card: dict) -> None:
+    """Raise Refusal where a file to predict seems to be written otherwise than the table of
+    training: the same digits may stand for a thousand times as much, or for another day."""
+    for feature in card["features"]:
+        texts = {text.strip() for text in columns.get(feature["name"], [])}
+        if feature["type"] == "number":
+            mark = feature.get("decimal", card["decimal"])
+            marks, other = count_marks(texts), "," if mark == "." else "."
+            is_other = marks["either"] and marks[other] > marks[mark]
+            others = [text for text in texts if is_other and count_marks([text])[other]]
+            words = f"another decimal mark than '{mark}'"
+        elif feature["type"] == "date":
+            layout, swapped = feature["format"], swap_day(feature["format"])
+            mine = {text for text in texts if read_date(text, layout) is not None}
+            others = [text for text in texts - mine if read_date(text, swapped) is not None]
+            others = others if len(others) > 1 else []
+            words = "day and month the other way round"
+        else:
+            continue
+        if others:
+            advice = "write it as the table was that the model is trained on"
+            raise Refusal(f"'{others[0]}' in '{feature['name']}' seems to have {words}: {advice}")
 
 
-def decimal_marks(table: Table) -> tuple[list[str], list[str], Table]:
-    """Return the cells that are a number with a decimal point only (0.5, 1,234.5), with a comma
-    only (1,5), and with either (1.234): these by column, where no other cell of it tells."""
-    points, commas, unclear = [], [], {}
-    for name, texts in table.items():
-        before, either = len(points) + len(commas), []
-        for text in dict.fromkeys(text.strip() for text in texts[:10_000]):
-            point, comma = read_number(text, "."), read_number(text, ",")
-            if comma is None and point is not None:
-                points.append(text)
-            elif point is None and comma is not None:
-                commas.append(text)
-            elif point != comma:
-                either.append(text)
-        if either and len(points) + len(commas) == before:
-            unclear[name] = either
-    return points, commas, unclear
+# the target
+
+MOSTLY = 0.9  # of a column's cells decide what it is; the others are read as gaps, and named
+MIN_ROWS = 10  # fewer say nothing about a model
+FOLDS = 5  # of the cross-validation; a class needs as many rows
+MAX_CLASSES = 100
+MAX_GUESSED_CLASSES = 10  # different whole numbers in the target; more are a quantity
+FEW_CHOICES = 20  # so few are choices, and no identifier, also where most are numbers
 
 
-def find_decimal(table: Table, separator: str, notes: list[str]) -> str:
-    """Return the decimal mark for which most cells speak; note where it had to be assumed."""
-    points, commas, unclear = decimal_marks(table)
-    few, many = sorted([points, commas], key=len)
-    if len(few) > (1 - MOSTLY) * len(many):
-        refuse(f"'{points[0]}' and '{commas[0]}' differ in the decimal mark: say --decimal")
-    if few:
-        notes.append(f"'{few[0]}' has another decimal mark than '{many[0]}': it is no number")
-    mark, other = (",", ".") if len(commas) > len(points) else (".", ",")
-    if unclear and not many and separator == ";":  # as where the comma is a decimal mark
-        mark, other = ",", "."
-    if unclear:
-        text = next(iter(unclear.values()))[0]
-        one, two = read_number(text, mark), read_number(text, other)
-        notes.append(f"'{text}' is read as {one:.10g}; --decimal {other} makes it {two:.10g}")
-    return mark
-
-
-def check_decimal(table: Table, card: dict) -> None:
-    """Raise ValueError where the numbers of a table to predict seem to have another decimal mark
-    than the card's: the same digits may stand for a thousand times as much."""
-    mark, other = (".", ",") if card["decimal"] == "." else (",", ".")
-    features = {f["name"]: f for f in card["features"] if f["type"] == "number"}
-    numbers = {name: table[name] for name in features if name in table}
-    points, commas, unclear = decimal_marks(numbers)
-    mine, others = (points, commas) if mark == "." else (commas, points)
-    clear = sum(len(set(texts)) for texts in numbers.values()) - sum(map(len, unclear.values()))
-    if len(others) <= max(1, len(mine), (1 - MOSTLY) * clear):
-        others = []  # so few are typing errors
-    if not mine:  # nothing speaks for the card's mark: does a feature's range for the other?
-        for name, texts in unclear.items():
-            low, high = features[name]["minimum"], features[name]["maximum"]
-            for text in texts:
-                here, there = read_number(text, mark), read_number(text, other)
-                if low <= there <= high and not low <= here <= high:
-                    others.append(text)
-    if others:
-        words = f"'{others[0]}' seems to have another decimal mark than '{mark}'"
-        raise ValueError(f"{words}: write it as the table was that the model is trained on")
-
-
-def find_target(table: Table, wanted: str | None) -> str:
-    """Return the target's name: the one that is wanted, or the last column that is not empty."""
-    filled = [name for name, texts in table.items() if any(texts)]
-    target = wanted or (filled or list(table))[-1]
-    if target not in table:
-        nearest = difflib.get_close_matches(target, table, n=1, cutoff=0)
-        refuse(f"no column '{target}': did you mean --target '{nearest[0]}'?")
-    return target
-
-
-def read_target(table: Table, task: str | None, card: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Return the target, float64 or labels as texts, and the places of the rows that have it."""
-    name, cells = card["target"], pd.Series(table[card["target"]])
+def read_target(table: pd.DataFrame, card: dict) -> pd.Series:
+    """Return the target of the rows that have it, float64 or labels as texts, and which they are."""
+    name, told = card["target"], card["told"]
+    cells = table[name].replace("", told.get("empty", ""))
     is_label = (cells == "+").sum() >= FOLDS  # then so is "-"
-    missing = MISSING - {"-"} if is_label else MISSING
-    known = cells[~cells.isin(missing)]
-    numbers = known.map(lambda text: read_number(text, card["decimal"])).astype(float).dropna()
-    often = numbers.value_counts()
-    has_fractions = (often.index % 1).any()
-    # whole numbers are a quantity too if, as classes, over a tenth of the rows would be too rare
-    is_rare = len(often) > 2 and often[often < FOLDS].sum() > (1 - MOSTLY) * len(numbers)
-    is_quantity = has_fractions or is_rare or len(often) > MAX_GUESSED_CLASSES
-    is_regression = is_quantity and len(numbers) > len(known) / 2
-    card["task"] = task or ("regression" if is_regression else "classification")
+    known = cells[~cells.isin(MISSING - {"-"} if is_label else MISSING)]
+    mark, unit = find_writing(known.value_counts(), card)
+    numbers = known.map(lambda text: read_number(text, mark, unit)).astype(float).dropna()
+    card["task"] = told.get("task") or guess_task(numbers, len(known))
     y, why = numbers, "no number"
     if card["task"] == "classification":
-        y = known[known.map(known.value_counts()) >= FOLDS]
-        why = f"a label of fewer than {FOLDS} rows"
+        whole = known.str.removesuffix(".0")
+        known = known.where(~whole.isin(known), whole)  # 1.0 is 1
+        y, why = known[known.map(known.value_counts()) >= FOLDS], f"in fewer than {FOLDS} rows"
         card["classes"] = sorted(set(y))
-        if len({label.casefold() for label in card["classes"]}) < len(card["classes"]):
-            card["notes"].append("some labels differ only in capitals: are they the same?")
     card["rows"] = len(y)
-    overrides = "" if task else " (--task overrides)"
-    print(f"{count(len(y), 'row')}, {len(table)} columns; {card['task']} of '{name}'{overrides}")
+    overrides = "" if "task" in told else " (--task overrides)"
+    print(f"{len(y):,} rows, {table.shape[1]} columns; {card['task']} of '{name}'{overrides}")
 
-    left_out = known.drop(y.index)
-    some = [f"'{text[:100]}' in row {row + 1}" for row, text in left_out[:3].items()]
-    reasons = {f"'{name}' is empty or NA": len(cells) - len(known)}
-    reasons[f"'{name}' is {why}: {', '.join(some)}"] = len(left_out)
-    for reason, rows in reasons.items():
-        if rows:
-            card["dropped"].append({"rows": rows, "reason": reason})
-            print(f"  {count(rows, 'row')} left out: {reason}")
-
+    if len(cells) > len(known):
+        leave_out(card, f"'{name}' is empty or NA", rows=len(cells) - len(known))
+    others = known.drop(y.index)
+    if len(others):
+        some = [f"'{text[:100]}' in row {row + 1}" for row, text in others[:3].items()]
+        leave_out(card, f"'{name}' is {why}: {', '.join(some)}", rows=len(others))
+        if len(others) > 0.02 * len(known):
+            words = f"{len(others):,} of {len(known):,} rows are left out, as '{name}' is {why}"
+            card["notes"].insert(0, f"{words} ({some[0]}): is that right?")
+        table.drop(index=others.index, inplace=True)  # perhaps they are no rows, but units
     check_target(y, card)
-    return np.array(y.tolist()), y.index.to_numpy()
+    return y
+
+
+def guess_task(numbers: pd.Series, known: int) -> str:
+    """Return "regression" where a target is a quantity: most of its cells are numbers, with
+    fractions, or many different whole ones that are no codes."""
+    often = numbers.value_counts().sort_index()
+    # as classes, over a tenth of the rows would be too rare
+    is_rare = len(often) > 2 and often[often < FOLDS].sum() > (1 - MOSTLY) * len(numbers)
+    is_whole, steps = not (often.index % 1).any(), np.diff(often.index)
+    # codes, of parties say, are far apart, and no multiples of a step as prices are
+    is_code = is_whole and not is_rare and len(often) <= FEW_CHOICES < steps.sum() / 10
+    is_code = is_code and np.gcd.reduce(steps.astype(int)) == 1
+    is_quantity = not is_whole or is_rare or len(often) > MAX_GUESSED_CLASSES
+    is_number = len(numbers) > known / 2
+    return "regression" if is_number and is_quantity and not is_code else "classification"
 
 
 def check_target(y: pd.Series, card: dict) -> None:
     """Refuse a target of which nothing can be learned: one value, or a few rows."""
     name, different = card["target"], y.nunique()
+    if different == 1:
+        words = f"target '{name}' is always '{y.iloc[0]}': there is nothing to learn"
+        raise Refusal(f"{words}; where an empty cell is another answer, say --empty no")
     if "classes" in card and not 2 <= different <= MAX_CLASSES:
         wrong = f"target '{name}' has {different} classes of {FOLDS} rows or more"
         needs = f"a classification needs 2 to {MAX_CLASSES}"
-        refuse(f"{wrong}: {needs}; is --target or --task another?")
+        raise Refusal(f"{wrong}: {needs}; is --target or --task another?")
     if len(y) < MIN_ROWS:
-        refuse(f"{count(len(y), 'usable row')}: give {MIN_ROWS} or more where '{name}' is known")
-    if different == 1:
-        refuse(f"target '{name}' is always {y.iloc[0]}: there is nothing to learn")
+        raise Refusal(f"{len(y)} usable rows: give {MIN_ROWS} or more where '{name}' is known")
 
 
 # what the other columns are
 
-DAYS = "%Y-%m-%d,%Y/%m/%d,%Y.%m.%d,%d.%m.%Y,%d.%m.%y,%m/%d/%Y,%d/%m/%Y,%m/%d/%y,%d/%m/%y,"
-DAYS += "%m-%d-%Y,%d-%m-%Y,%d-%b-%Y,%d-%b-%y,%d %b %Y,%b %d %Y,%d %B %Y,%B %d %Y,%Y-%m,%b %Y,%B %Y"
-CLOCKS = ", %H:%M, %H:%M:%S, %H:%M:%S.%f, %H:%M:%S UTC, %H:%M:%S GMT, %I:%M %p, %I:%M:%S %p"
-LAYOUTS = [ISO, *(day + clock for day in DAYS.split(",") for clock in CLOCKS.split(","))]
-EIGHT_DIGITS = r"(19|20)\d{6}"  # 20241231
+MAX_CHOICES = 200  # texts in one column; more make a list that nobody scrolls
+NEW_TEXTS = 0.002  # the chance of a text never seen, from which on a category is open
 ID_NAME = re.compile(r"(?i:(\b|_)(id|uuid)|^(index|key|rownames|column 1|unnamed: 0))$|[a-z]I[Dd]$")
-TOTAL = re.compile(r"(?i)(grand )?(total|sum|summe|gesamt|insgesamt|somme)s?\W*")
 TIME = re.compile(r"(?i:(\b|_)(time|date|day|week|month|quarter|year|period|instant|epoch|t)$)")
 
 
-def note_oddities(table: Table, notes: list[str]) -> None:
-    """Note what looks like no part of the table: data as its names, no names, a total."""
-    numbers = [name for name in table if read_number(name, ".") is not None]
-    if len(numbers) > len(table) / 2:
-        notes.append(f"the header looks like data ({', '.join(numbers[:3])}): is it missing?")
-    unnamed = [name for place, name in enumerate(table, 1) if name == f"column {place}"]
-    if len(unnamed) > len(table) / 2:
-        notes.append("most columns have no name: does a line stand above the header?")
-    for texts in table.values():
-        if TOTAL.fullmatch(texts[-1]) and texts.count(texts[-1]) == 1:
-            notes.append(f"the last row looks like a total ('{texts[-1]}'): delete it?")
+def read_features(table: pd.DataFrame, rows: pd.Index, card: dict) -> np.ndarray:
+    """Return what the model sees of the rows to learn from; put on the card, and print, what each
+    column is or why it is left out, and which cells could not be read.
 
-
-def read_features(table: Table, rows: np.ndarray, card: dict) -> np.ndarray:
-    """Return what the model sees of these rows; put on the card, and print, what each column is or
-    why it is left out, and which cells could not be read."""
-    columns, wide = [], max(map(len, table))
-    for name in list(table):
+    What a column can hold is told by all rows: those without the target will be asked for.
+    """
+    arrays, wide = [], max(map(len, table))
+    learned = table.index.get_indexer(rows)
+    for name in table.columns.drop(card["target"]):
         texts = table.pop(name)
-        if name == card["target"]:
+        feature = describe_column(texts, card)
+        if isinstance(feature, dict):
+            feature = {"name": name, **feature}
+            column, problems = encode({name: texts}, card | {"features": [feature]})
+            words = {texts.iloc[row] for row, _, _ in problems}
+            # words stand for a gap, in rows to predict too; a text with digits is misread
+            feature["gaps"] = sorted(word for word in words if not re.search(r"\d", word))
+            feature["nullable"] = bool(np.isnan(column).any())
+            column = column[learned]
+            if np.isnan(column).all():
+                feature = "empty where the target is known"
+        if isinstance(feature, str):
+            leave_out(card, feature, column=name)
             continue
-        texts = [texts[row] for row in rows]
-        found = describe_column(name, texts, card)
-        if isinstance(found, str):
-            card["dropped"].append({"column": name, "reason": found})
-            print(f"  {name:{wide}}  left out: {found}")
-            continue
-        feature = {"name": name, **found}
-        column, problems = encode({name: texts}, card | {"features": [feature]})
-        words = {texts[row] for row, _, _ in problems}
-        if 0 < len(words) <= MAX_GAP_WORDS:  # rows to predict may have them too
-            feature["gaps"] = sorted(words)
-        add_range(feature, column[:, 0])
-        if "%y" in feature.get("format", "") and feature["maximum"] > str(datetime.now(UTC)):
-            note = f"'{name}' goes to {feature['maximum']}: two digits don't tell the century"
-            card["notes"].append(note)
+        add_range(feature, column[:, 0], card["notes"])
         card["features"].append(feature)
-        columns.append(column)
+        arrays.append(column)
         print(f"  {name:{wide}}  {sketch(feature)}")
         if problems:
-            reason = "; ".join(f"row {rows[row] + 1} {why}" for row, _, why in problems[:3])
-            card["dropped"].append({"column": name, "cells": len(problems), "reason": reason})
-            print(f"  {'':{wide}}  {count(len(problems), 'gap')}: {reason}")
-    if not columns:
-        refuse("no column is left to predict from: the lines above say why")
-    return np.hstack(columns)
+            some = [f"row {texts.index[row] + 1} {why}" for row, _, why in problems[:3]]
+            entry = {"column": name, "cells": len(problems), "reason": "; ".join(some)}
+            card["dropped"].append(entry)
+            print(f"  {'':{wide}}  {len(problems):,} of these gaps: {entry['reason']}")
+    if not arrays:
+        raise Refusal("no column is left to predict from: the lines above say why")
+    return np.hstack(arrays)
 
 
-def describe_column(name: str, texts: list[str], card: dict) -> dict | str:
+def describe_column(texts: pd.Series, card: dict) -> dict | str:
     """Return a feature's type, or the reason why the column is left out."""
-    cells = pd.Series([text for text in texts if text not in MISSING], dtype=str, name=name)
-    choices, known = cells.unique(), len(cells)
+    name = texts.name
+    for option in ("drop", "group"):
+        if name in card["told"].get(option, "").split(","):
+            return f"by --{option}"
+    counts = texts.value_counts()
+    counts = counts[~counts.index.isin(MISSING)]
+    known = counts.sum()
     if known < MIN_ROWS:
-        return f"known in only {count(known, 'row')}" if known else "empty"
-    if len(choices) == 1 and known == len(texts):
-        return f"always '{choices[0]}'"
+        return f"known in only {known} rows" if known else "empty"
+    if len(counts) == 1 and known == len(texts):
+        return f"always '{counts.index[0]}'"
 
-    numbers = {text: read_number(text, card["decimal"]) for text in choices}
-    numbers = cells.map(numbers).astype(float)
-    readable, span = numbers.notna().mean(), numbers.max() - numbers.min()
-    words = cells[numbers.isna()].nunique()
-    is_mostly = readable >= MOSTLY or (readable > 0.5 and words == 1)  # a word for a gap
-    is_number = readable == 1 or (is_mostly and len(choices) > FEW_CHOICES)
-    if cells.str.fullmatch(r"0\d+").mean() > 0.01:
-        is_number = False  # codes, such as 02139
-    is_whole = is_number and (numbers.dropna() % 1 == 0).all()
-    if not is_number or cells.str.fullmatch(EIGHT_DIGITS).mean() >= MOSTLY:
-        layout = find_date_layout(cells, card["notes"])
+    mark, unit = find_writing(counts, card)
+    values = np.array([read_number(text, mark, unit) for text in counts.index], float)
+    is_read = ~np.isnan(values)
+    readable, odd = counts[is_read].sum() / known, counts.index[~is_read]
+    is_word = len(odd) == 1 and not re.search(r"\d", odd[0])  # that stands for a gap
+    is_mostly = readable >= MOSTLY or (readable > 0.5 and is_word)
+    is_number = readable == 1 or (is_mostly and len(counts) > FEW_CHOICES)
+    for pattern, share in ((r"0\d", 0.01), ("[<>]", 0.5)):  # codes such as 02139; ages such as <5
+        if counts[counts.index.str.match(pattern)].sum() > share * known:
+            is_number = False
+    if not is_number or counts[counts.index.str.fullmatch(EIGHT_DIGITS)].sum() >= MOSTLY * known:
+        layout = find_layout(texts, counts, card["notes"])
         if layout:
             return {"type": "date", "format": layout}
-    if ID_NAME.search(name) and len(choices) > FEW_CHOICES and (is_whole or not is_number):
-        return "an identifier, by its name; rename it to keep it"
+    is_whole = is_number and not (values[is_read] % 1).any()
+    if ID_NAME.search(name) and len(counts) > FEW_CHOICES and (is_whole or not is_number):
+        again = f"; --group {name} keeps its rows together" if len(counts) < known / 2 else ""
+        return f"an identifier, by its name; rename it to keep it{again}"
     if is_number:
-        is_dense = len(choices) == len(texts) and len(texts) > MOSTLY * span
-        counts_rows = is_whole and is_dense and numbers.min() in (0, 1)
-        if counts_rows and not TIME.search(name):
+        is_dense = len(counts) == len(texts) > MOSTLY * np.ptp(values[is_read])
+        if is_whole and is_dense and values.min() in (0, 1) and not TIME.search(name):
             return "an identifier: whole numbers, all different"
-        return {"type": "number"}
-    if cells.str.lower().isin(["false", "true"]).all():
+        own = {"unit": unit, "decimal": mark if mark != card["decimal"] else ""}
+        return {"type": "number"} | {key: text for key, text in own.items() if text}
+    if counts.index.str.lower().isin(["false", "true"]).all():
         return {"type": "boolean"}
-    if len(choices) <= min(MAX_CHOICES, known // 2):
-        return {"type": "category", "choices": sorted(choices)}
-    if cells.str.split().str.len().mean() > 4:
-        return "free text"
-    if len(choices) == known:
-        return "an identifier: every text is different"
-    return f"{len(choices):,} different texts in {known:,} cells are too many for a choice"
+    return describe_choices(counts)
 
 
-def find_date_layout(cells: pd.Series, notes: list[str]) -> str | None:
+def describe_choices(counts: pd.Series) -> dict | str:
+    """Return a category, or the reason why its texts are none.
+
+    It is open where new texts will come: the share of texts seen once is the chance that the next
+    row has a new one (I. J. Good, "The population frequencies of species", 1953).
+    """
+    whole = counts.index.str.removesuffix(".0")
+    counts = counts.groupby(np.where(whole.isin(counts.index), whole, counts.index)).sum()
+    known, often = counts.sum(), counts[counts >= FOLDS].nlargest(MAX_CHOICES - 1)
+    once = (counts == 1).sum()
+    is_open = once > 1 and once / known >= NEW_TEXTS
+    if len(counts) > min(MAX_CHOICES, known // 2):
+        if len(often) < 2 or often.sum() < known / 4:
+            if np.average(counts.index.str.split().str.len(), weights=counts) > 4:
+                return "free text"
+            if len(counts) == known:
+                return "an identifier: every text is different"
+            return f"{len(counts):,} different texts in {known:,} cells are too many for a choice"
+        counts, is_open = often, True
+    elif is_open:
+        counts = counts[counts > 1]
+    return {"type": "category", "choices": sorted(counts.index)} | (
+        {"open": True} if is_open else {}
+    )
+
+
+def find_layout(texts: pd.Series, counts: pd.Series, notes: list[str]) -> str | None:
     """Return how these texts write a date, None if they do not; note what had to be assumed."""
 
     def share(layout: str, counts: pd.Series) -> float:
         is_date = [read_date(text, layout) is not None for text in counts.index]
         return counts[is_date].sum() / counts.sum()
 
-    counts = cells.value_counts()
-    some = counts.head(20).clip(upper=1)  # texts, not cells: one may be a word for a gap
-    likely = [layout for layout in LAYOUTS if share(layout, some) > 0.5]
+    some = counts[counts.index.str.contains(r"\d")].head(20).clip(upper=1)  # no words for a gap
+    likely = [each for each in (ISO, *LAYOUTS.split()) if len(some) and share(each, some) > 0.5]
     if ISO in likely and share(ISO, counts) == 1:  # the others would read it too
         return ISO
+    if counts.index.str.contains(".", regex=False).any():  # only the day stands before a point
+        likely = [layout for layout in likely if not layout.startswith("%m-%d")]
     shares = {layout: share(layout, counts) for layout in likely}
-    best = max(shares, key=shares.get, default=None)
-    if best is None or shares[best] < MOSTLY:
+    best = max(shares, key=shares.get, default="")
+    if shares.get(best, 0) < MOSTLY:
         return None
-    swapped = best.replace("%m/%d", "%d/%m").replace("%m-%d-%Y", "%d-%m-%Y")
+    swapped = swap_day(best)
     if swapped != best and shares.get(swapped) == shares[best]:
-        notes.append(f"'{cells[0]}' in '{cells.name}' is read as a date by {best}, not {swapped}")
+        days = {
+            each: texts.map(lambda text, each=each: read_date(text, each))
+            for each in (best, swapped)
+        }
+        if is_in_order(days[swapped].to_numpy(float)):  # so the rows tell
+            return swapped
+        if not is_in_order(days[best].to_numpy(float)):
+            words = "day first" if best.startswith("%d") else "month first"
+            notes.append(f"'{counts.index[0]}' in '{texts.name}' is read as a date, {words}")
     return best
 
 
-def add_range(feature: dict, column: np.ndarray) -> None:
+def is_in_order(values: np.ndarray) -> bool:
+    """Return whether many different values only go up, or only down."""
+    steps = np.diff(values[~np.isnan(values)])
+    is_long = len(np.unique(values)) >= 4 * FOLDS
+    return is_long and min((steps < 0).mean(), (steps > 0).mean()) < DISORDER
+
+
+def add_range(feature: dict, column: np.ndarray, notes: list[str]) -> None:
     """Add what the values tell: gaps, the default, how often what occurs, and of numbers and dates
     the range."""
     values = column[~np.isnan(column)]
     feature["missing"] = len(column) - len(values)  # rows
-    feature["nullable"] = feature["missing"] > 0
     if feature["type"] in ("category", "boolean"):
-        choices = feature.get("choices", [False, True])
-        counts = np.bincount(values.astype(int), minlength=len(choices))
+        places = len(feature.get("choices", [False, True])) + feature.get("open", False)
+        counts = np.bincount(values.astype(int), minlength=places)
         feature["default"] = decode(feature, counts.argmax())
     else:
         counts = np.histogram(values - values.min(), bins=20)[0]
         if feature["type"] == "number":
             feature["integer"] = bool((values % 1 == 0).all() and abs(values).max() < 2**53)
+            note_far_value(feature["name"], values, notes)
         ends = np.percentile(values, [0, 50, 100], method="lower")
         for key, value in zip(("minimum", "default", "maximum"), ends):
             feature[key] = decode(feature, value)
+        if feature["type"] == "date" and feature["maximum"] > str(date.today() + timedelta(3650)):
+            note = f"'{feature['name']}' goes to {feature['maximum']}: is the century right?"
+            notes.append(note)
     feature["counts"] = counts.tolist()  # of each choice, or in equal steps through the range
+
+
+def note_far_value(name: str, values: np.ndarray, notes: list[str]) -> None:
+    """Note a value that comes often and lies far from all others, as -999 does for a gap."""
+    different, times = np.unique(values, return_counts=True)
+    for end, others in ((0, different[1:]), (-1, different[:-1])):
+        is_often = times[end] >= max(FOLDS, 0.005 * len(values)) and len(others) >= FEW_CHOICES
+        if is_often and min(abs(others - different[end])) > np.ptp(others):
+            words = f"comes {times[end]:,} times, far from all others: is it a gap?"
+            notes.append(f"{show(different[end])} in '{name}' {words}")
 
 
 def sketch(feature: dict) -> str:
     """Return in one line what a feature is."""
     kind = "whole number" if feature.get("integer") else feature["type"]
     what = ", ".join(feature.get("choices", []))[:60]
+    if "open" in feature:
+        kind, what = "open category", f"{what}... ({len(feature['choices'])}, and others)"
     if "minimum" in feature:
-        what = f"{feature['minimum']} to {feature['maximum']}"
-    share = feature["missing"] / (sum(feature["counts"]) + feature["missing"])
-    percent = np.clip(round(100 * share), 1, 99)
-    gaps = f"   {percent} % gaps" if feature["nullable"] else ""
-    return f"{kind:12}  {what}{gaps}"
+        ends = [feature["minimum"], feature["maximum"]]
+        ends = map(show, ends) if feature["type"] == "number" else ends
+        what = f"{' to '.join(ends)} {feature.get('unit', '')}"
+    gaps = f"   {feature['missing']:,} gaps" if feature["missing"] else ""
+    return f"{kind:13}  {what.strip()}{gaps}"
 
 
 # the models
 
+GAP_ROWS = 30  # a gap in fewer rows, and in few of all, teaches nothing
+MAX_CODES = 12  # whole numbers in so small a range: a choice, too
+MAX_DENSE = 10_000_000  # cells of choices, one-hot: more would take too much memory
+LARGE_WORK = 50_000  # rows times classes: beyond, one fold is enough, and so many rows to fit to
+SLOW_WORK = 1_000_000  # rows times classes: beyond, the slow candidate is left out
 
-def build_model(task: str, features: list[dict]) -> dict | BaseEstimator:
-    """Return the estimators to compare, by name. Replace it to return others, or just one.
 
-    They are fitted to what encode() makes of the features: columns by position. A classifier
-    needs predict_proba.
+def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
+    """Return the estimators to compare by name, the quickest first. Replace it to return others, or
+    just one.
+
+    They are fitted to what encode() makes of card["features"]: columns by position, gaps NaN. A
+    classifier needs predict_proba.
     """
+    features, classes = card["features"], len(card.get("classes", ["one"]))
     kinds = np.array([feature["type"] for feature in features])
-    dates, categories = np.flatnonzero(kinds == "date"), np.flatnonzero(kinds == "category")
-    quantities = np.flatnonzero(kinds != "category")
+    dates, quantities = np.flatnonzero(kinds == "date"), np.flatnonzero(kinds != "category")
 
-    # a linear model wants gaps filled, numbers scaled and choices one-hot
-    inputs = StandardScaler()
+    # a linear model wants gaps filled, numbers in the range that it learned from, choices one-hot
+    inputs = [MinMaxScaler(clip=True), StandardScaler()]
     if any(features[place]["nullable"] for place in quantities):
-        inputs = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), inputs)
-    cycles = (make_cycles(len(dates)), dates)
+        inputs.insert(0, SimpleImputer(strategy="median"))
+    inputs = make_pipeline(*inputs)
+    gaps = [place for place in quantities if has_telling_gaps(features[place])]
     one_hot, choices = make_one_hot(features)
-    if choices or len(dates):
-        inputs = make_column_transformer((inputs, quantities), cycles, (one_hot, choices))
-
-    # boosting takes gaps as they are, and the places of choices as numbers; to take them for what
-    # they are costs 1 to 2 ms a call, which few tables repay
-    several = [place for place in categories if len(features[place]["choices"]) > 2]
-    name, linear = "logistic regression", LogisticRegression(max_iter=1000)
+    if choices or gaps or len(dates):
+        inputs = make_column_transformer(
+            (inputs, quantities),
+            (MissingIndicator(features="all"), gaps),
+            (FunctionTransformer(calendar_waves), dates),
+            (one_hot, choices),
+        )
+    name, linear = "logistic regression", LogisticRegression(max_iter=max(100, 2000 // classes))
     Boosting = HistGradientBoostingClassifier
-    if task == "regression":
+    if card["task"] == "regression":
         name, linear = "ridge regression", RidgeCV(np.logspace(-2, 4, 13))
         Boosting = HistGradientBoostingRegressor
-    common = {"max_leaf_nodes": 15, "random_state": 0}
-    few = common | {"max_iter": 75, "learning_rate": 0.13}
-    many = common | {"max_iter": 300, "learning_rate": 0.05}
-    many |= {"early_stopping": True, "n_iter_no_change": 20}
-    candidates = {"gradient boosting": Boosting(**few)}
-    if several:
-        candidates["boosting on categories"] = Boosting(categorical_features=several, **few)
-    candidates["slow gradient boosting"] = Boosting(categorical_features=several, **many)
-    if len(dates):
-        everything = np.arange(len(features))
-        with_cycles = make_column_transformer(("passthrough", everything), cycles)
-        candidates = {key: make_pipeline(with_cycles, each) for key, each in candidates.items()}
+
+    # boosting takes gaps as they are; the quick one the places of choices as numbers, the slow one
+    # as what they are, for 1 to 2 ms a call
+    rounds = max(10, 1000 // classes)  # at most: each fits a tree for each class
+    choices = np.flatnonzero([len(feature.get("choices", [])) > 2 for feature in features])
+    quick = {"max_iter": min(75, rounds), "max_leaf_nodes": 15, "learning_rate": 0.13}
+    slow = {"max_iter": min(200, rounds), "learning_rate": 0.06, "categorical_features": choices}
+    candidates = {"gradient boosting": quick, "slow gradient boosting": slow}
+    if work(card) > SLOW_WORK:
+        del candidates["slow gradient boosting"]
+    for key, options in candidates.items():
+        candidates[key] = Boosting(random_state=0, early_stopping=False, **options)
+        if len(dates):
+            parts = (FunctionTransformer(calendar_parts), dates)
+            columns = make_column_transformer(("passthrough", np.arange(len(features))), parts)
+            candidates[key] = make_pipeline(columns, candidates[key])
     return {name: make_pipeline(inputs, linear), **candidates}
+
+
+def work(card: dict) -> int:
+    """Return what boosting's time grows with: it fits a tree a round for each class."""
+    return card["rows"] * len(card.get("classes", ["one"]))
+
+
+def has_telling_gaps(feature: dict) -> bool:
+    """Return whether enough rows have a gap there to learn what it means."""
+    rows = sum(feature["counts"]) + feature["missing"]
+    return feature["missing"] > min(GAP_ROWS, 0.05 * rows)
 
 
 def make_one_hot(features: list[dict]) -> tuple[BaseEstimator, list[int]]:
@@ -728,127 +963,162 @@ def make_one_hot(features: list[dict]) -> tuple[BaseEstimator, list[int]]:
     return FunctionTransformer(partial(np.equal, codes)), columns
 
 
-def make_cycles(columns: int) -> BaseEstimator:
-    """Return what tells a date's place in the year, in the week and in the day."""
-    cycles = []
-    for days, parts, degree in ((365.2425, 12, 1), (7, 7, 0), (1, 8, 1)):  # 0: each day's own
-        knots = np.tile(np.linspace(0, days, parts + 1)[:, None], columns)
-        options = {"extrapolation": "periodic", "handle_missing": "zeros"}
-        cycles.append(SplineTransformer(degree=degree, knots=knots, **options))
-    return make_union(*cycles)
+def calendar_parts(days: np.ndarray) -> np.ndarray:
+    """Return of dates the place in the year, the day of the week and the time of day: for trees."""
+    return np.hstack([days % 365.2425, (days + 3) // 1 % 7, days % 1])
+
+
+def calendar_waves(days: np.ndarray) -> np.ndarray:
+    """Return the same for a linear model: waves through year and day, a column a weekday."""
+    year, week, day = np.split(calendar_parts(days), 3, axis=1)
+    turns = 2 * np.pi * np.hstack([year / 365.2425, day])
+    weekdays = [week == number for number in range(7)]
+    return np.nan_to_num(np.hstack([np.sin(turns), np.cos(turns), *weekdays]))
 
 
 # which rows they are fitted to, and which they are tested on
 
+DISORDER = 0.001  # the share of steps back that a table in order of time may have
+MAX_REPEATS = 10  # of one row; more are no accident, but all the combinations there are
 
-def make_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
+
+def make_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dict) -> Folds:
     """Return pairs of rows to fit to and rows to test on; of a large table one is enough."""
-    folds, words = later_folds(X, y, card), "later rows only"
-    if not folds:
-        folds, words = shuffled_folds(X, y, card), "shuffled"
+    order, folds, words = None, [], "shuffled"
+    if groups is not None:
+        words = f"by whole groups of '{groups.name}'"
+    else:
+        order = find_order(X, card)
+    if order is not None:
+        folds = [(order[fit], order[test]) for fit, test in TimeSeriesSplit(FOLDS).split(X)]
+        folds, words = folds[-1:] if work(card) > LARGE_WORK else folds, "later rows only"
+        # each class needs rows that all folds learn from, and rows that one tests
+        tested = np.concatenate([test for _, test in folds])
+        different = min(len(np.unique(y[part])) for part in (folds[0][0], tested))
+        if different < len(card.get("classes", [])):
+            card["notes"].append("but not every class has early and late rows: measured on any")
+            folds, words = [], "shuffled"
+    folds = folds or shuffled_folds(X, y, groups, card)
     card["measured"] = f"{FOLDS} folds, {words}"
     if work(card) > LARGE_WORK:
         fit, test = folds[-1]
         some = np.random.default_rng(0).permutation(fit)[:LARGE_WORK]
         for label in card.get("classes", []):  # also rows of a rare one
             some = np.union1d(some, fit[y[fit] == label][:FOLDS])
-        folds, card["measured"] = [(some, test)], f"{count(len(test), 'row')} kept out, {words}"
+        folds, card["measured"] = [(some, test)], f"{len(test):,} rows kept out, {words}"
     print(f"\nmeasured on {card['measured']}")
     return folds
 
 
-def work(card: dict) -> int:
-    """Return what boosting's time grows with: it fits a tree a round for each class."""
-    return card["rows"] * len(card.get("classes", ["one"]))
+def find_order(X: np.ndarray, card: dict) -> np.ndarray | None:
+    """Return the rows by their time if the table is in its order, or in the reverse; else None.
 
-
-def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
-    """Return folds that look forward where the rows are in order of time, or in the reverse."""
+    A time is a date; a number called one that goes on in equal steps (a name alone is no proof);
+    seconds since 1970; a year, month and day in columns of their own.
+    """
+    times, parts = {}, {}
     for feature, column in zip(card["features"], X.T):
-        known = column[~np.isnan(column)]
-        steps = np.diff(known)
-        is_time = feature["type"] == "date" or TIME.search(feature["name"])
-        is_long = len(np.unique(known)) >= 4 * FOLDS
-        if is_time and is_long and min((steps < 0).mean(), (steps > 0).mean()) < DISORDER:
-            break
-    else:
-        return []
-    card["notes"].append(f"the rows are in order of time, by '{feature['name']}'")
-    order = np.argsort(column, kind="stable")
-    folds = [(order[fit], order[test]) for fit, test in TimeSeriesSplit(FOLDS).split(X)]
-    if work(card) > LARGE_WORK:
-        folds = folds[-1:]
-    # the rows that all folds learn from, and those that one tests
-    parts = (folds[0][0], np.concatenate([test for _, test in folds]))
-    different = min(len(np.unique(y[part])) for part in parts)
-    if different < len(card.get("classes", [])):
-        card["notes"].append("but not every class has early and late rows: measured on any")
-        return []
-    return folds
+        name, steps = feature["name"], np.diff(column)
+        steps = steps[steps != 0]
+        is_even = TIME.search(name) and len(steps) and np.allclose(steps, steps[0])
+        is_epoch = (
+            feature["type"] == "number" and 5e8 < np.nanmin(column) <= np.nanmax(column) < 3e9
+        )
+        if feature["type"] == "date" or is_even or is_epoch:
+            times[name] = column
+        if name.lower() in ("year", "month", "day"):
+            parts[name.lower()] = column
+    if len(parts) > 1 and "year" in parts:
+        weights = {"year": 372, "month": 31, "day": 1}
+        times["' and '".join(parts)] = sum(weights[part] * parts[part] for part in parts)
+    for name, column in times.items():
+        if is_in_order(column):
+            card["notes"].append(f"the rows are in order of time, by '{name}'")
+            return np.argsort(column, kind="stable")
+    return None
 
 
-def shuffled_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
-    """Return folds of rows in any order, those that are equal in all features in one fold."""
-    places: dict[bytes, int] = {}  # of the first row with such features
-    first = np.array([places.setdefault(row.tobytes(), place) for place, row in enumerate(X)])
-    different = np.unique(first)
-    repeats = len(y) - len(different)
-    is_few = len(different) < max(2 * FOLDS, len(y) / MAX_REPEATS)
-    is_rare = any((y[different] == label).sum() < FOLDS for label in card.get("classes", []))
+def shuffled_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dict) -> Folds:
+    """Return folds of rows in any order; the rows of a group, or those that are equal in all
+    features, are in one fold."""
+    keys = groups
+    if groups is None:
+        keys = pd.util.hash_pandas_object(pd.DataFrame(X), index=False)
+    keys = pd.factorize(keys)[0]
+    first = np.unique(keys, return_index=True)[1]  # the first row of each
+    is_few = len(first) < 2 * FOLDS or (groups is None and len(first) < len(y) / MAX_REPEATS)
+    is_rare = any((y[first] == label).sum() < FOLDS for label in card.get("classes", []))
     if is_few or is_rare:  # note: of a few combinations, as of three choices, new rows are old ones
-        different = first = np.arange(len(y))
-    if repeats and not is_few:
-        note = f"{count(repeats, 'row')} with the features of another: kept in one fold"
-        if is_rare:
-            note = "rows repeat others, and a class has too few different ones to tell"
-        card["notes"].append(note)
+        keys = first = np.arange(len(y))
+    elif groups is None and len(first) < len(y):
+        words = "equal another in all features: they stay in one fold, so none is measured on a row"
+        card["notes"].append(f"{len(y) - len(first):,} rows {words} that it knows")
 
     # split the different rows, and let the others go where theirs goes
     Split = StratifiedKFold if "classes" in card else KFold
-    split = Split(FOLDS, shuffle=True, random_state=0).split(different, y[different])
-    tests = [np.isin(first, different[test]) for _, test in split]
+    split = Split(FOLDS, shuffle=True, random_state=0).split(first, y[first])
+    tests = [np.isin(keys, keys[first[test]]) for _, test in split]
     return [(np.flatnonzero(~test), np.flatnonzero(test)) for test in tests]
 
 
 # how good they are
 
+IMPORTANCE_ROWS = 500  # of each fold, drawn at random: enough to rank the features
 
-def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict) -> tuple:
-    """Return the model of the lowest loss, of about equal ones the first; its clones, one fitted to
-    each fold; and their answers for the rows that they have not seen, fold after fold.
 
-    Its scores, and those of a dummy that ignores the features, come on the card.
+def compare(models: Any, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict) -> tuple:
+    """Return the best model; its clones, one fitted to each fold; and their answers for the rows
+    that they have not seen, fold after fold. Scores come on the card.
+
+    A later model is better only if its gain over all rows is more than luck, larger than its own
+    standard error: a single row proves nothing. Where none is better than the dummy, which
+    ignores the features, the dummy is served: it is at least honest.
     """
-    truth = np.concatenate([y[test] for _, test in folds])
-    best, lowest = None, math.inf
+    is_single = not isinstance(models, dict)  # and is kept, whatever it is worth
+    models = {type(models).__name__: models} if is_single else models
     dummy, method = DummyRegressor(), "predict"
     if "classes" in card:
         dummy, method = DummyClassifier(), "predict_proba"
+    truth = np.concatenate([y[test] for _, test in folds])
+    best, least = None, None
     for name, model in {"dummy": dummy, **models}.items():
-        started = time.perf_counter()
+        print(f"  {name:23}", end="", flush=True)
+        started, clones, answers = time.perf_counter(), [], []
         try:
-            clones, answers = [], []
             for fit, test in folds:
                 rows = X[fit]
                 rows[:, np.isnan(rows).all(axis=0)] = 0.0  # boosting takes no column of NaN alone
                 clones.append(clone(model).fit(rows, y[fit]))
                 answers.append(getattr(clones[-1], method)(X[test]))
-            answers = np.concatenate(answers).squeeze()  # a regressor's may be of shape (rows, 1)
+            answers = (
+                np.concatenate(answers).astype(float).squeeze()
+            )  # a regressor's may be of shape (rows, 1)
             scores = score(truth, answers, card)
         except (ValueError, AttributeError) as error:  # too few rows of a class, no predict_proba
-            print(f"  {name:23} can't be fitted: {error}")
+            print(f"can't be fitted: {error}")
             continue
-        text = "   ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in scores.items())
-        print(f"  {name:23} {text}   ({time.perf_counter() - started:.1f} s)", flush=True)
-        loss = next(iter(scores.values()))
+        text = "   ".join(f"{key.replace('_', ' ')} {show(value)}" for key, value in scores.items())
+        print(f"{text}   ({time.perf_counter() - started:.1f} s)", flush=True)
         if name == "dummy":
             card["baseline"] = scores
-        elif best is None or loss < (1 - TOLERANCE) * lowest:
-            best, lowest = (model, clones, answers), loss
+        losses = losses_of(truth, answers, card)
+        gains = 0 if least is None else least - losses
+        if least is None or np.mean(gains) > np.std(gains) / math.sqrt(len(gains)):
+            best, least = (model, clones, answers), losses
             card |= {"estimator": name, "metrics": scores}
+        if name == "dummy" and is_single:
+            best, least = None, None
     if best is None:
-        refuse("no model could be fitted: the lines above say why")
+        raise Refusal("no model could be fitted: the lines above say why")
     return best
+
+
+def losses_of(y: np.ndarray, answers: np.ndarray, card: dict) -> np.ndarray:
+    """Return each row's loss: the squared error, or minus the logarithm of its label's share."""
+    if "classes" not in card:
+        return (y - answers) ** 2
+    shares = answers[np.arange(len(y)), np.searchsorted(card["classes"], y)]
+    return -np.log(shares.clip(1e-15))
 
 
 def score(y: np.ndarray, answers: np.ndarray, card: dict) -> dict[str, float]:
@@ -872,7 +1142,7 @@ def score(y: np.ndarray, answers: np.ndarray, card: dict) -> dict[str, float]:
 
 def measure_importance(
     clones: list, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
-) -> dict[str, float]:
+) -> dict:
     """Return how much shuffling each feature worsens the loss on unseen rows, largest first."""
     loss = "neg_root_mean_squared_error"
     if "classes" in card:
@@ -888,28 +1158,14 @@ def measure_importance(
     return mean.sort_values(ascending=False, kind="stable").to_dict()
 
 
-def note_leaks(card: dict) -> None:
-    """Note what is too good to be true, or no good."""
-    loss = next(iter(card["metrics"]))
-    left = card["metrics"][loss] / (card["baseline"][loss] or 1.0)
-    names = [f"'{name}'" for name in card["importance"]]
-    gains = np.maximum(list(card["importance"].values()), 0.0)
-    is_alone = len(gains) > 1 and gains[0] > 0.9 * gains.sum()
-    question = f"is it known before '{card['target']}' is?"
-    if left > 0.99:
-        card["notes"].append("hardly better than the dummy: these columns say little")
-    elif left < 0.5 and is_alone:
-        card["notes"].append(f"{names[0]} tells almost all of it: {question}")
-    elif left < 0.03:
-        both = " and ".join(names[:2])
-        card["notes"].append(f"almost nothing is left to guess, by {both}: {question}")
+# how sure an answer is, from answers for rows that the models had not seen
+
+COVERAGE = 0.9  # the share of truths that intervals and sets of likely labels hold
+BANDS, BAND_ROWS = 5, 50  # of a regression's predictions, each with errors of its own
 
 
-# how sure an answer is
-
-
-def measure_uncertainty(answers: np.ndarray, y: np.ndarray, folds: Folds, card: dict) -> dict:
-    """Return from answers for unseen rows what sets of labels, or intervals, need.
+def measure_uncertainty(answers: np.ndarray, truth: np.ndarray, y: np.ndarray, card: dict) -> dict:
+    """Return what sets of labels, or intervals, need.
 
     Each class, or band of the prediction, has an error of its own that COVERAGE of its rows stay
     within (Mondrian conformal prediction: Angelopoulos and Bates, "A Gentle Introduction to
@@ -917,7 +1173,6 @@ def measure_uncertainty(answers: np.ndarray, y: np.ndarray, folds: Folds, card: 
     fitted to fewer rows: so it is neither split conformal prediction nor CV+, whose guarantees
     are exact.
     """
-    truth = np.concatenate([y[test] for _, test in folds])
     if "classes" in card:
         group = np.searchsorted(card["classes"], truth)
         errors = 1 - answers[np.arange(len(truth)), group]
@@ -932,8 +1187,8 @@ def measure_uncertainty(answers: np.ndarray, y: np.ndarray, folds: Folds, card: 
         "coverage": COVERAGE,
         "edges": edges.tolist(),  # a band is from one to the next
         "widths": [conformal_quantile(errors[group == i], most) for i in range(len(edges) + 1)],
-        "at_least": 0.0 if y.min() >= 0 else None,  # an interval keeps the sign of all
-        "at_most": 0.0 if y.max() <= 0 else None,
+        "minimum": float(y.min()),  # of the target: an interval keeps the sign of all
+        "maximum": float(y.max()),
     }
 
 
@@ -943,14 +1198,110 @@ def conformal_quantile(errors: np.ndarray, most: float) -> float:
     return float(np.sort(errors)[rank - 1]) if rank <= len(errors) else most
 
 
+def measure_cutoffs(answers: np.ndarray, truth: np.ndarray, card: dict) -> dict:
+    """Return the rarer of two labels, and for some probabilities from which on it may be taken for
+    the answer, the precision and the recall."""
+    label = min(card["classes"], key=truth.tolist().count)
+    is_label, rows = truth == label, []
+    for cutoff in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9):
+        taken = answers[:, card["classes"].index(label)] >= cutoff
+        precision = float(is_label[taken].mean()) if taken.any() else None
+        rows.append([cutoff, precision, float(taken[is_label].mean())])
+    return {"label": label, "rows": rows}
+
+
+# what a careful reader should know
+
+
+def note_results(answers: np.ndarray, truth: np.ndarray, card: dict) -> None:
+    """Note what is too good to be true, or no good."""
+    loss = next(iter(card["metrics"]))
+    left = card["metrics"][loss] / (card["baseline"][loss] or 1.0)
+    names = [f"'{name}'" for name in card["importance"]]
+    gains = np.maximum(list(card["importance"].values()), 0.0)
+    is_alone = len(gains) > 1 and gains[0] > 0.9 * gains.sum()
+    question = f"is it known before '{card['target']}' is? --drop leaves a column out"
+    if card["estimator"] == "dummy":
+        words = "no model is better than the dummy, which ignores the features, so it is served"
+        card["notes"].insert(0, f"{words}: these columns say nothing")
+    elif left > 0.99:
+        word = "hardly better" if left <= 1 else f"{100 * left - 100:.2g} % worse"
+        card["notes"].insert(0, f"{word} than the dummy: these columns say little")
+    elif left < 0.5 and is_alone:
+        card["notes"].append(f"{names[0]} tells almost all of it: {question}")
+    elif left < 0.03:
+        both = " and ".join(names[:2])
+        card["notes"].append(f"almost nothing is left to guess, by {both}: {question}")
+    losses = losses_of(truth, answers, card)
+    worst = losses.argmax()
+    if "classes" not in card and losses[worst] > 0.5 * losses.sum():
+        words = f"{show(truth[worst])} where about {show(answers[worst])} was expected"
+        share = f"{100 * losses[worst] / losses.sum():.0f} % of the squared error"
+        card["notes"].append(f"one row alone, {words}, makes {share}: is it right?")
+
+
+def load_before() -> dict | None:
+    """Return what will be replaced, or None if it is nothing that can be read."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            before = joblib.load(MODEL_PATH)
+            return before if "told" in before["card"] else None
+    except Exception:  # noqa: BLE001 a pickle may raise anything
+        return None
+
+
+def told_before(before: dict | None, table: pd.DataFrame, told: dict) -> dict:
+    """Return the options of the model that will be replaced, if it is one of this table."""
+    old = before["card"] if before else {"target": None, "features": []}
+    same = [feature["name"] in table for feature in old["features"]]
+    is_same = old["target"] in table and told.get("target") in (None, old["target"])
+    return old["told"] if is_same and sum(same) > len(same) / 2 else {}
+
+
+def say_before(before: dict | None, y: np.ndarray, card: dict) -> None:
+    """Print what the model of before was, and how good it is on the rows of now."""
+    old = before["card"] if before else card
+    loss = next(iter(card["metrics"]))
+    if old["target"] != card["target"] or loss not in old["metrics"]:
+        print(f"it replaces a model of something else: '{old['title']}'")
+    elif before:
+        word = loss.replace("_", " ")
+        then = f"{old['estimator']}, {word} {show(old['metrics'][loss])} on {old['rows']:,} rows"
+        print(f"before: {then}, {old['trained']}; now {show(card['metrics'][loss])}")
+        if old.get("classes") == card.get("classes"):
+            method = "predict_proba" if "classes" in card else "predict"
+            answers = np.asarray(getattr(before["model"], method)(before["X"]), float).squeeze()
+            found = show(score(y, answers, card)[loss])
+            print(f"  it has {found} on these rows, of which it may know some")
+        names = [{feature["name"] for feature in each["features"]} for each in (old, card)]
+        for word, changed in (("new", names[1] - names[0]), ("gone", names[0] - names[1])):
+            if changed:
+                print(f"  {word}: {', '.join(sorted(changed))}")
+
+
 # what is saved
 
+BACKGROUND_ROWS = 100  # against which the API explains an answer
 
-def pick_examples(X: np.ndarray, y: np.ndarray, card: dict) -> list[dict]:
-    """Return up to five real rows, of different classes or from low to high, as JSON has them."""
-    _, rows = np.unique(y, return_index=True)  # one for each different target
+
+def pick_examples(answers: np.ndarray, X: np.ndarray, y: np.ndarray, card: dict) -> list[dict]:
+    """Return up to five real rows as JSON has them, those with the most usual values that are
+    answered well: of each class, the largest first; or of low to high, the middle first."""
+    losses = losses_of(y, answers, card)
+    if "classes" in card:
+        parts = [np.flatnonzero(y == label) for label in pd.Series(y).value_counts().index[:5]]
+    else:
+        parts = np.array_split(y.argsort(kind="stable"), min(5, len(y)))
+        parts.insert(0, parts.pop(len(parts) // 2))
+    is_choice = np.array(["minimum" not in feature for feature in card["features"]])
+    usual, scale = np.nanmedian(X, axis=0), np.nanstd(X, axis=0)
+    usual[is_choice] = [pd.Series(column).mode()[0] for column in X.T[is_choice]]
+    far = np.nan_to_num(np.abs(X - usual) / np.where(scale > 0, scale, 1), nan=2).clip(0, 2)
+    far[:, is_choice] = X[:, is_choice] != usual[is_choice]
     examples = []
-    for row in rows[np.linspace(0, len(rows) - 1, min(5, len(rows))).astype(int)]:
+    for part in parts:
+        good = part[losses[part] <= np.median(losses[part])]
+        row = good[far[good].sum(axis=1).argmin()]
         values = {f["name"]: decode(f, value) for f, value in zip(card["features"], X[row])}
         examples.append({"features": values, "target": y[row].item()})
     return examples
@@ -964,27 +1315,42 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
         for rows in (X, between):
             most_probable = model.classes_[model.predict_proba(rows).argmax(axis=1)]
             by_probability &= bool((model.predict(rows) == most_probable).all())
-    has_range = ["minimum" in feature for feature in card["features"]]
+    features = card["features"]
+    has_range = ["minimum" in feature for feature in features]
+    last = [len(feature["choices"]) - 1 if "open" in feature else math.nan for feature in features]
     artifact = {
         "model": model,
         "card": card,
         "background": np.random.default_rng(0).permutation(X)[:BACKGROUND_ROWS],
         "by_probability": by_probability,  # the predicted label is always the most probable one
-        "low": np.where(has_range, np.nanmin(X, axis=0), np.nan),  # of numbers and dates
-        "high": np.where(has_range, np.nanmax(X, axis=0), np.nan),
+        # the range of numbers, dates, and the places of the choices of an open category
+        "low": np.where(has_range, np.nanmin(X, axis=0), np.multiply(last, 0)),
+        "high": np.where(has_range, np.nanmax(X, axis=0), last),
+        # where a gap is as good as unseen
+        "rarely_missing": np.array([f["nullable"] and not has_telling_gaps(f) for f in features]),
     }
     new = MODEL_PATH.with_name(f".{MODEL_PATH.name}.{os.getpid()}")
     try:
         joblib.dump(artifact, new, compress=3)
         new.replace(MODEL_PATH)
     except OSError as error:
-        refuse(f"'{MODEL_PATH}' can't be written ({error.strerror}): set MODEL_PATH")
+        words = f"'{MODEL_PATH}' can't be written ({error.strerror}): set MODEL_PATH"
+        raise Refusal(words) from None
     finally:
         new.unlink(missing_ok=True)
     return hashlib.sha256(MODEL_PATH.read_bytes()).hexdigest()
 
 
+def run() -> None:
+    """Do it all, or say in one line why not, with exit code 2."""
+    try:
+        main()
+    except Refusal as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="replace")  # what a log in cp1252 can't hold
     # again, by the name by which the API will find a fork's own classes
-    importlib.import_module(Path(__file__).stem).main()
+    importlib.import_module(Path(__file__).stem).run()
