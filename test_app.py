@@ -23,6 +23,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, nullcontext, redirect_stdout, suppress
 from datetime import date, timedelta
@@ -40,13 +41,21 @@ import sklearn
 import uvicorn
 from sklearn import metrics
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.dummy import DummyRegressor
-from sklearn.ensemble import RandomForestRegressor
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
-from sklearn.model_selection import FixedThresholdClassifier
+from sklearn.model_selection import (
+    FixedThresholdClassifier,
+    GridSearchCV,
+    KFold,
+    StratifiedKFold,
+    cross_val_predict,
+)
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.svm import LinearSVC
 from starlette.applications import Starlette
 from starlette.routing import Route
 
@@ -604,6 +613,273 @@ def test_train_refuses(columns, options, words, tmp_path, capsys):
     assert (end.value.code, error.count("\n"), error[:10]) == (2, 1, "train.py: ")
     assert words in error
     assert (tmp_path / "model.joblib").read_text() == "old"
+
+
+# train.py: a model that was there before
+
+
+def odd():
+    """Return a table of which pandas.read_csv makes other cells than its texts, row by row."""
+    k, kinds = np.arange(60), ["007", "010"]
+    return csv_of({
+        "code": [kinds[i % 2] for i in k],  # 7 and 10
+        "whole": k * 7 % 50,
+        "some": [i * 3 % 40 if i % 9 else "" for i in k],  # 3.0
+        "blank": [["WD ", "New"][i % 5 % 2] for i in k],
+        "word": [["a", "None", "b"][i % 3] for i in k],  # None is a gap
+        "mark": [["x", "y", "?"][i % 7 % 3] for i in k],  # ? is none
+        "flag": [["True", "FALSE"][i // 3 % 2] for i in k],
+        "maybe": [["true", "false", ""][i % 11 % 3] for i in k],
+        "day": [f"{DAYS[i]} 0{i % 9}:30" if i % 8 else "" for i in k],
+        "when": [f"{DAYS[-i]:%d.%m.%Y}" if i % 9 else "-" for i in k],
+        "moment": [f"{DAYS[i]}T0{i % 9}:30:{i:02}" for i in k],
+        "unit": [f"{i * 17 % 60}.5 kg" for i in k],
+        "key_id": [f"k{i * 31 % 60}" for i in k],
+        "same": [1] * 60,
+        "y": [["no", "yes"][i * 5 % 7 % 2] for i in k],
+    })  # fmt: skip
+
+
+class ByName(ClassifierMixin, BaseEstimator):
+    """Takes a DataFrame only, and looks at all of it: at types and at texts."""
+
+    def fit(self, frame, y):
+        self.feature_names_in_, self.classes_ = np.array(frame.columns), np.unique(y)
+        return self
+
+    def predict_proba(self, frame):
+        looks = [f"{frame.dtypes.to_dict()}{row}" for row in frame.to_numpy(object).tolist()]
+        shares = [[hashlib.sha256(look.encode()).digest()[0] / 256] for look in looks]
+        others = np.zeros((len(frame), len(self.classes_) - 2))
+        return np.hstack([shares, 1 - np.array(shares), others])
+
+    def predict(self, frame):
+        return self.classes_[self.predict_proba(frame).argmax(axis=1)]
+
+
+def give(folder, table, model, *options, target="y", **fits):
+    """Save a fitted model as a notebook does, and serve it."""
+    joblib.dump(model, folder / "notebook.joblib")
+    given = ["--model", str(folder / "notebook.joblib"), "--target", target]
+    return fit(folder, table, *given, *options, **fits)
+
+
+@pytest.mark.parametrize(("table", "options"), [
+    (odd(), {}),
+    (mixed(), {"sep": ";", "decimal": ","}),
+])  # fmt: skip
+def test_given_frame_is_that_of_pandas(table, options, tmp_path):
+    """Of the array comes again what pandas.read_csv made of the table, cells and their types."""
+    frame = pd.read_csv(io.StringIO(table.lstrip("\ufeff")), **options)
+    names, _, rows = train.read_table(table.encode())
+    target = "y" if "y" in frame else "kind"
+    known = frame[frame[target].notna() & (frame[target] != "rare")]
+    features = known.drop(columns=target).iloc[:, ::-1]
+    saved = give(tmp_path, table, ByName().fit(features, known[target]), target=target)
+    same = f"same answers as from pandas.read_csv(): {len(known)} of {len(known)} rows\n"
+    assert same in saved.printed
+    in_order = [name for name in names[::-1] if name != target]
+    assert [feature["name"] for feature in saved.card["features"]] == in_order
+    rows = np.array(list(rows), object)[known.index]
+    X, problems = train.encode(dict(zip(names, zip(*rows))), saved.card)
+    assert problems == []
+    features = features.reset_index(drop=True)
+    pd.testing.assert_frame_equal(saved.model.make_frame(X), features)
+    for row in range(40):
+        one = features[row : row + 1].reset_index(drop=True)
+        pd.testing.assert_frame_equal(saved.model.make_frame(X[[row]]), one)
+
+
+NUMBERS = np.arange(110) * 37 % 110
+BY_NAME = make_column_transformer((OneHotEncoder(), ["text"]), remainder="passthrough")
+FOREST = make_pipeline(BY_NAME, RandomForestClassifier(10, n_jobs=-1, random_state=0))
+LOG = TransformedTargetRegressor(
+    make_pipeline(BY_NAME, RandomForestRegressor(10, n_jobs=-1, random_state=0)),
+    func=np.log,
+    inverse_func=np.exp,
+)
+
+
+@pytest.mark.parametrize(("model", "target", "labels", "note"), [
+    (FOREST, NUMBERS // 10, NUMBERS // 10, ""),  # "10" is before "2"
+    (FOREST, NUMBERS // 60 == 1, NUMBERS // 60 == 1, ""),
+    (FOREST, np.where(NUMBERS < 60, "no", "yes"), NUMBERS // 60, "order: 0 is 'no', 1 is 'yes'"),
+    (FOREST, NUMBERS // 20 * 2, NUMBERS // 20, "2 is '4', 3 is '6', 4 is '8', 5 is '10'"),
+    (FOREST, NUMBERS // 60, (NUMBERS // 60).astype(str), ""),
+    (GridSearchCV(FOREST, {"randomforestclassifier__max_depth": [2]}), NUMBERS // 60,
+     NUMBERS // 60, ""),
+    (LOG, NUMBERS + 1.5, NUMBERS + 1.5, ""),
+])  # fmt: skip
+def test_given_model(model, target, labels, note, tmp_path):
+    """The very model is served: its answers for each row, over HTTP; measured on unseen rows."""
+    k = np.arange(110)
+    columns = {"text": np.where(k % 3, "b ", "a"), "x": NUMBERS, "z": k * 7 % 13, "y": target}
+    frame = pd.read_csv(io.StringIO(csv_of(columns)))[["z", "text", "x"]]
+    model = clone(model).fit(frame, labels)
+    saved = give(tmp_path, csv_of(columns), model)
+    assert "same answers as from pandas.read_csv(): 110 of 110 rows" in saved.printed
+    assert note in "".join(saved.card["notes"]) + "."
+    jobs = [each.n_jobs for each in train.walk(saved.model) if hasattr(each, "n_jobs")]
+    assert set(jobs) <= {1, None} and 1 in jobs
+
+    # each label of the model as the table spells it
+    spelled = dict(zip(labels.tolist(), map(str, target.tolist())))
+    answers = model.predict(frame)
+    with serve(load_api(saved.path).app) as url:
+        _, scored = ask(url + "/predict/csv", csv_of(columns), CSV)
+    scored = pd.read_csv(io.StringIO(scored), dtype={"prediction": str})
+    if "classes" in saved.card:
+        assert scored["prediction"].tolist() == [spelled[label] for label in answers.tolist()]
+        split, method = StratifiedKFold(5, shuffle=True, random_state=0), "predict_proba"
+        loss = metrics.log_loss
+    else:
+        np.testing.assert_allclose(scored["prediction"].astype(float), answers)
+        split, method = KFold(5, shuffle=True, random_state=0), "predict"
+        loss = metrics.root_mean_squared_error
+    folds = list(split.split(frame, target.astype(str)))
+    unseen = loss(labels, cross_val_predict(clone(model), frame, labels, cv=folds, method=method))
+    assert next(iter(saved.card["metrics"].values())) == pytest.approx(unseen)
+    assert unseen > 1.2 * loss(labels, getattr(model, method)(frame))
+    assert saved.card["measured"] == "5 folds, shuffled, models like the one that is served"
+
+
+def test_given_model_of_an_array(tmp_path):
+    """A model without names takes the columns of the table as they are."""
+    X, y = np.stack([K, K % 5], axis=1), K * 2.5
+    columns = {"a": X[:, 0], "b": X[:, 1], "y": y}
+    model = LinearRegression().fit(X, y)
+    saved = give(tmp_path, csv_of(columns), model)
+    with warnings.catch_warnings(action="error"):
+        assert saved.model.predict(X.astype(float)) == pytest.approx(y)
+
+
+def test_given_model_is_another(tmp_path):
+    """Where the array can't tell cells apart, the first of them is named."""
+    cells = ["WD", "WD ", "New", ""] * 20
+    columns = {"kind": cells, "x": np.arange(80) % 7, "y": np.arange(80) % 2}
+    frame = pd.read_csv(io.StringIO(csv_of(columns)))
+    saved = give(tmp_path, csv_of(columns), ByName().fit(frame[["kind", "x"]], frame.y))
+    words = "60 of 80 rows; not of row 2, where 'kind' is 'WD' instead of 'WD '"
+    assert f"same answers as from pandas.read_csv(): {words}" in saved.card["notes"]
+
+
+class Unlike(ByName):
+    """Can't be cloned: what its constructor takes is not what it keeps."""
+
+    def __init__(self, seeds=()):
+        self.seeds = list(seeds)
+
+
+def test_given_model_cannot_be_fitted_again(tmp_path):
+    """It is measured as it is, and the card says that it may know the rows."""
+    columns = {"x": NUMBERS, "y": NUMBERS % 2}
+    frame = pd.read_csv(io.StringIO(csv_of(columns)))
+    saved = give(tmp_path, csv_of(columns), Unlike([1]).fit(frame[["x"]], frame.y))
+    seen = "the very model that is served, which may have seen these rows"
+    assert saved.card["measured"] == f"5 folds, shuffled, {seen}"
+    words = f"the scores are of {seen} (RuntimeError: Cannot"
+    assert any(note.startswith(words) for note in saved.card["notes"])
+    probabilities = Unlike().fit(frame[["x"]], frame.y).predict_proba(frame[["x"]])
+    assert saved.card["metrics"]["log_loss"] == metrics.log_loss(frame.y, probabilities)
+
+
+def test_given_model_leaves_out(tmp_path):
+    """What a model doesn't take, or doesn't look at, is in no form; a notebook may parse dates."""
+    k = np.arange(60)
+    columns = {
+        "id": k + 1,
+        "prose": [f"row {i} has a few words of its own" for i in k],
+        "day": [DAYS[i] for i in k],
+        "other": k % 5,
+        "y": k * 1.5,
+    }
+    frame = pd.read_csv(io.StringIO(csv_of(columns)), parse_dates=["day"])
+    weekday = make_column_transformer((FunctionTransformer(weekdays), ["day"]))
+    model = make_pipeline(weekday, LinearRegression()).fit(frame[["prose", "day", "id"]], frame.y)
+    saved = give(tmp_path, csv_of(columns), model)
+    assert [feature["name"] for feature in saved.card["features"]] == ["day"]
+    same = "and the model answers the same without it"
+    assert {each["column"]: each["reason"] for each in saved.card["dropped"]} == {
+        "prose": f"free text, {same}",
+        "id": f"an identifier, by its name, {same}",
+        "other": "the model doesn't take it",
+    }
+    days = np.array([19_723.0, 19_724.25])[:, None]  # Monday, Tuesday
+    assert saved.model.predict(days) == pytest.approx(model[-1].predict([[0], [1]]))
+
+
+def weekdays(frame):
+    return frame["day"].dt.day_of_week.to_frame()
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    (None, "notebook.joblib' can't be read (No such file"),
+    (b"", "is no file of joblib or pickle (EOFError"),
+    (b"\x80\x04c__main__\nmy_own\n.", "needs what is not here (AttributeError: "),
+    (b"\x80\x04cmy_prepare\nmy_own\n.", "'my_prepare'): import it from a module beside train.py"),
+    ({"model": 1}, "has a dict in it: save the fitted model itself"),
+    (LogisticRegression(), "the model's labels are [], those of 'y' ['no', 'yes']"),
+    (LinearSVC(), "has a classifier without predict_proba in it: use Calib"),
+    (LogisticRegression().fit(pd.DataFrame({"x": K, "hight": K}), K % 2),
+     "the model needs column 'hight', which the table has not: is it 'height'?"),
+    (LogisticRegression().fit(np.ones((19, 2)), K % 2),
+     "the model takes 2 columns, without names: the table has 4 beside its target"),
+    (LogisticRegression().fit(pd.DataFrame({"x": K}), K % 3),
+     "the model's labels are [0, 1, 2], those of 'y' ['no', 'yes']"),
+    (LogisticRegression().fit(pd.DataFrame({"x": K, "text": K}), K % 2),
+     "the model can't answer for this table (ValueError: could not convert string to float: 'a"),
+    (ByName().fit(pd.DataFrame({"x": K, "prose": K}), K % 2),
+     "the model needs column 'prose', which is free text"),
+])  # fmt: skip
+def test_given_model_refuses(given, words, tmp_path, capsys):
+    """Exit code 2, one line on stderr."""
+    prose = [f"row {i} has a few words of its own" for i in K]
+    columns = {"x": K, "height": K * 2, "text": ["a", "b"] * 9 + ["a"], "prose": prose}
+    path = tmp_path / "notebook.joblib"
+    if isinstance(given, bytes):
+        path.write_bytes(given)
+    elif given is not None:
+        joblib.dump(given, path)
+    with pytest.raises(SystemExit) as end:
+        fit(tmp_path, csv_of(columns | {"y": ["no", "yes"] * 9 + ["no"]}), "--model", str(path))
+    error = capsys.readouterr().err
+    assert (end.value.code, error.count("\n"), error[:10]) == (2, 1, "train.py: ")
+    assert words in error
+
+
+def test_given_model_of_another_version(tmp_path, capsys):
+    """It is refused, since saving it anew would hide that."""
+    table = csv_of({"x": K, "y": K * 2})
+    joblib.dump(LinearRegression().fit(K[:, None], K * 2), tmp_path / "new")
+    old = (tmp_path / "new").read_bytes().replace(sklearn.__version__.encode(), b"0.0.0")
+    (tmp_path / "old").write_bytes(old)
+    with pytest.raises(SystemExit):
+        fit(tmp_path, table, "--model", str(tmp_path / "old"))
+    found = f"was saved by scikit-learn 0.0.0, this is {sklearn.__version__}: pin 0.0.0 in"
+    assert found in capsys.readouterr().err
+
+
+def test_build_model_by_names(tmp_path, capsys):
+    """A pipeline of a notebook is a candidate as any other, if it can be saved."""
+    table = csv_of({"text": np.where(NUMBERS % 3, "b ", "a"), "x": NUMBERS * 2, "y": NUMBERS // 60})
+    saved = fit(tmp_path, table, build=lambda *_: {"mine": train.DataFrameEstimator(FOREST)})
+    assert saved.card["estimator"] == "mine"
+    frame = pd.read_csv(io.StringIO(table))
+    X = np.stack([NUMBERS % 3 > 0, NUMBERS * 2], axis=1).astype(float)
+    expected = clone(FOREST).fit(frame[["text", "x"]], frame.y).predict_proba(frame[["text", "x"]])
+    assert saved.model.predict_proba(X) == pytest.approx(expected)
+    other = saved.model.make_frame(np.array([[0, 1.5], [np.nan, np.nan]]))
+    pd.testing.assert_frame_equal(other, pd.DataFrame({"text": ["a", None], "x": [1.5, None]}))
+
+    def build(*_):
+        """Has a function of its own."""
+        own = FunctionTransformer(lambda frame: frame[["x"]])
+        return train.DataFrameEstimator(make_pipeline(own, LogisticRegression()))
+
+    with pytest.raises(SystemExit):
+        fit(tmp_path, table, build=build)
+    error = capsys.readouterr().err
+    assert "'DataFrameEstimator' can't be saved (" in error and error.count("\n") == 1
 
 
 # train.py: which model, and how good it is

@@ -16,13 +16,14 @@ import importlib
 import io
 import math
 import os
+import pickle
 import platform
 import re
 import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
@@ -36,18 +37,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import joblib
 import numpy as np
 import pandas as pd
+from pandas.api.extensions import take
+from pandas.api.types import is_datetime64_any_dtype, is_integer_dtype, is_numeric_dtype
+from pandas.tseries.api import guess_datetime_format
 from sklearn import metrics
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_wine
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.exceptions import InconsistentVersionWarning
+from sklearn.frozen import FrozenEstimator
 from sklearn.impute import MissingIndicator, SimpleImputer
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import KFold, StratifiedKFold, TimeSeriesSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, OneHotEncoder, StandardScaler
+from sklearn.utils import get_tags
 
 MODEL_PATH = Path(os.environ.get("MODEL_PATH") or "model.joblib")
 OPTIONS = {  # of the command line, and of prepare()
@@ -74,8 +81,8 @@ def main() -> None:
     # read the table, decide what each column is, turn it into numbers, choose the folds
     X, y, folds, card = prepare(**options, before=before)
 
-    # compare a dummy and the candidates on rows that they have not seen
-    best, clones, answers = compare(build_model(card), X, y, folds, card)
+    # compare a dummy and the candidates, or the given model, on rows that they have not seen
+    best, clones, answers = compare(find_models(X, card), X, y, folds, card)
     card["importance"] = measure_importance(clones, X, y, folds, card)
     tested = np.concatenate([test for _, test in folds])
     card["uncertainty"] = measure_uncertainty(answers, y[tested], y, card)
@@ -84,9 +91,9 @@ def main() -> None:
     card["examples"] = pick_examples(answers, X[tested], y[tested], card)
     note_results(answers, y[tested], card)
 
-    # fit the best to all rows, and save it with its card
+    # fit the best to all rows, unless it was given, and save it with its card
     print(f"keeping the {card['estimator']}, fitting it to {len(y):,} rows", flush=True)
-    model = clone(best).fit(X, y)
+    model = best if hasattr(best, "estimator_") else clone(best).fit(X, y)
     if card["estimator"] != "dummy":
         print("what matters most: " + ", ".join(list(card["importance"])[:3]))
     for note in card["notes"]:
@@ -98,7 +105,7 @@ def main() -> None:
     print("next: bash start.sh; where it runs already, the new model is served by itself")
 
 
-def prepare(path: str | None = None, before: dict | None = None, **options: str | None) -> tuple:
+def prepare(path: str | None = None, model: str = "", before: Any = None, **options: Any) -> tuple:
     """Return what a model is fitted to and measured on: X, float64 of shape (rows, features), the
     target y, folds, and the card so far. The options are those of the command line.
 
@@ -108,9 +115,11 @@ def prepare(path: str | None = None, before: dict | None = None, **options: str 
     """
     content, about = load_table(path)
     table, separator, notes = read_frame(content, options.get("encoding"))
-    del content  # and the columns go as they are read: a large table takes much memory
     told = {key: text for key, text in options.items() if text}
     told = told_before(before, table, told) | told
+    given = load_given(model) if model else None
+    if model:
+        told["task"] = "classification" if hasattr(given, "predict_proba") else "regression"
     card = start_card(find_column(told.get("target"), table), about, told, notes)
     card["decimal"] = told.get("decimal") or find_decimal(table, separator, notes)
     target = read_target(table, card)
@@ -118,7 +127,16 @@ def prepare(path: str | None = None, before: dict | None = None, **options: str 
     if before:
         before["X"] = encode(table.loc[rows], before["card"])[0]
     groups = table.loc[rows, find_column(told["group"], table)] if "group" in told else None
-    X = read_features(table, rows, card)
+    card["frame"] = partial(read_as_pandas, content, separator, rows, card)
+    if given is None:
+        X = read_features(table, rows, card, describe_column)
+    else:
+        given, frame, names = wrap_given(given, card["frame"](), list(table), y, card)
+        table = table[[*names, *table.columns.drop(names)]]
+        X = read_features(table, rows, card, partial(describe_given, given, frame, names))
+        given.columns = learn_columns(frame, names, X, card)
+        check_answers(given, frame, X, rows, card)
+        card["given"] = given
     return X, y, make_folds(X, y, groups, card), card
 
 
@@ -160,6 +178,7 @@ def start_card(target: str, about: dict, told: dict, notes: list[str]) -> dict:
 def read_options() -> dict[str, str | None]:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("path", nargs="?", help="a CSV file; left out: the wine data")
+    parser.add_argument("--model", help="a file with your fitted pipeline, to serve as it is")
     for name, text in OPTIONS.items():
         choices = ["classification", "regression"] if name == "task" else None
         parser.add_argument(f"--{name}", choices=choices, help=text)
@@ -684,7 +703,9 @@ ID_NAME = re.compile(r"(?i:(\b|_)(id|uuid)|^(index|key|rownames|column 1|unnamed
 TIME = re.compile(r"(?i:(\b|_)(time|date|day|week|month|quarter|year|period|instant|epoch|t)$)")
 
 
-def read_features(table: pd.DataFrame, rows: pd.Index, card: dict) -> np.ndarray:
+def read_features(
+    table: pd.DataFrame, rows: pd.Index, card: dict, describe: Callable
+) -> np.ndarray:
     """Return what the model sees of the rows to learn from; put on the card, and print, what each
     column is or why it is left out, and which cells could not be read.
 
@@ -694,7 +715,7 @@ def read_features(table: pd.DataFrame, rows: pd.Index, card: dict) -> np.ndarray
     learned = table.index.get_indexer(rows)
     for name in table.columns.drop(card["target"]):
         texts = table.pop(name)
-        feature = describe_column(texts, card)
+        feature = describe(texts, card)
         if isinstance(feature, dict):
             feature = {"name": name, **feature}
             column, problems = encode({name: texts}, card | {"features": [feature]})
@@ -874,6 +895,265 @@ def sketch(feature: dict) -> str:
         what = f"{' to '.join(ends)} {feature.get('unit', '')}"
     gaps = f"   {feature['missing']:,} gaps" if feature["missing"] else ""
     return f"{kind:13}  {what.strip()}{gaps}"
+
+
+# a model of DataFrames: the array becomes again what pandas.read_csv has made of the table
+
+
+class DataFrameEstimator(BaseEstimator):
+    """Give an estimator, a pipeline that selects columns by name say, the DataFrame that
+    pandas.read_csv would have made of the array's rows. build_model() may return it."""
+
+    def __init__(self, estimator, columns=None, labels=None):
+        self.estimator = estimator
+        self.columns = columns  # see learn_columns(); main() does
+        self.labels = labels  # the estimator's own, by the card's
+
+    def make_frame(self, X: np.ndarray) -> pd.DataFrame:
+        frame = {}
+        for name, dtype, place, choices, gap, layout in self.columns:
+            values = np.full(len(X), np.nan) if place is None else X[:, place]
+            is_gap = np.isnan(values)
+            if choices is not None:
+                codes = np.where(is_gap, -1, values).astype(int)
+                values = take(choices, codes, allow_fill=True, fill_value=gap)
+            elif layout is not None:
+                moments = pd.Series(pd.to_datetime((values * 86_400_000).round(), unit="ms"))
+                moments = moments.dt.strftime(layout) if layout else moments
+                values = moments.mask(is_gap, gap).astype(dtype)
+            elif is_integer_dtype(dtype) and not is_gap.any() and not (values % 1).any():
+                values = values.astype(dtype)
+            frame[name] = values
+        return pd.DataFrame(frame, copy=False)
+
+    def ask(self, method: str, frame: pd.DataFrame) -> np.ndarray:
+        """Return the estimator's answers; one without names was fitted to an array."""
+        has_names = hasattr(self.estimator_, "feature_names_in_")
+        return getattr(self.estimator_, method)(frame if has_names else frame.to_numpy())
+
+    def fit(self, X, y):
+        y = np.array([self.labels[text] for text in y]) if self.labels else y
+        self.estimator_ = clone(self.estimator).fit(self.make_frame(X), y)
+        return self
+
+    def predict(self, X):
+        answers = self.ask("predict", self.make_frame(X))
+        if self.labels:
+            texts = {label: text for text, label in self.labels.items()}
+            answers = np.array([texts[label] for label in np.ravel(answers).tolist()])
+        return answers
+
+    def predict_proba(self, X):
+        answers = self.ask("predict_proba", self.make_frame(X))
+        if self.labels:
+            theirs = np.ravel(self.estimator_.classes_).tolist()
+            answers = answers[:, [theirs.index(label) for label in self.labels.values()]]
+        return answers
+
+    @property
+    def classes_(self):
+        return np.array(list(self.labels)) if self.labels else self.estimator_.classes_
+
+    def __sklearn_tags__(self):
+        return get_tags(self.estimator)
+
+
+def read_as_pandas(content: bytes, separator: str, rows: pd.Index, card: dict) -> pd.DataFrame:
+    """Return these rows of the DataFrame that a notebook would have read."""
+    encoding = card["told"].get("encoding") or find_encoding(content)[0]
+    options = {"sep": separator, "decimal": card["decimal"], "encoding": encoding}
+    try:
+        frame = pd.read_csv(io.BytesIO(content), index_col=False, **options)
+        return frame.iloc[rows].reset_index(drop=True)
+    except (ValueError, IndexError) as error:
+        raise Refusal(f"pandas.read_csv can't read the table: {in_one_line(error)}") from None
+
+
+def learn_columns(frame: pd.DataFrame, names: list[str], X: np.ndarray, card: dict) -> list[tuple]:
+    """Return for each column its key, its dtype, the place of its feature in the array, what
+    stands for each choice, what for a gap, and how a date is written ("": it is parsed).
+
+    Each is taken from the first row that has it: so nothing is guessed about pandas.
+    """
+    places = {feature["name"]: place for place, feature in enumerate(card["features"])}
+    columns = []
+    for name, (key, column) in zip(names, frame.items()):
+        place, choices, gap, layout = places.get(name), None, np.nan, None
+        if place is None:
+            choices = column[:0].values  # the model does not look at it
+        else:
+            feature, values = card["features"][place], X[:, place]
+            different, rows = np.unique(values, return_index=True)  # a gap is the last
+            gap = column[rows[-1]] if np.isnan(different[-1]) else np.nan
+            if feature["type"] == "date":
+                is_parsed, first = is_datetime64_any_dtype(column.dtype), str(column[rows[0]])
+                day_first = feature["format"].startswith("%d")
+                layout = guess_datetime_format(first, day_first) or "%Y-%m-%d"
+                layout = "" if is_parsed else layout
+            elif feature["type"] != "number":
+                row_of = dict(zip(different.tolist(), rows.tolist()))
+                codes = range(len(feature["counts"]))
+                choices = column.reindex([row_of.get(code, -1) for code in codes]).values
+        columns.append((key, column.dtype, place, choices, gap, layout))
+    return columns
+
+
+# a model that was there before
+
+
+def load_given(path: str) -> BaseEstimator:
+    """Return the fitted model in a file, ready to answer one row at a time, or refuse it."""
+    error = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", InconsistentVersionWarning)
+            model = joblib.load(path)
+    except OSError as found:
+        error = f"can't be read ({found.strerror or found}): give a model's file"
+    except InconsistentVersionWarning as found:
+        then, now = found.original_sklearn_version, found.current_sklearn_version
+        error = f"was saved by scikit-learn {then}, this is {now}: pin {then} in requirements.txt"
+    except (AttributeError, ImportError) as found:
+        todo = "import it from a module beside train.py, prepare.py say, and save the model again"
+        error = f"needs what is not here ({in_one_line(found)}): {todo}"
+    except Exception as found:  # noqa: BLE001 a pickle may raise anything
+        error = f"is no file of joblib or pickle ({in_one_line(found)})"
+    else:
+        if not hasattr(model, "predict"):
+            error = f"has a {type(model).__name__} in it: save the fitted model itself"
+        elif is_classifier(model) and not hasattr(model, "predict_proba"):
+            error = "has a classifier without predict_proba in it: use CalibratedClassifierCV"
+    if error:
+        raise Refusal(f"'{path}' {error}")
+    for estimator in walk(model):
+        if getattr(estimator, "n_jobs", None) is not None:
+            estimator.n_jobs = 1  # more make the answer for one row slower
+    return model
+
+
+def walk(thing: object) -> Iterator[BaseEstimator]:
+    """Yield the estimators in a model, also those that fit() has made."""
+    if isinstance(thing, BaseEstimator):
+        yield thing
+        thing = vars(thing)
+    parts = thing.values() if isinstance(thing, dict) else thing
+    if isinstance(thing, dict | list | tuple):
+        for part in parts:
+            yield from walk(part)
+
+
+def in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def wrap_given(
+    model: BaseEstimator, frame: pd.DataFrame, names: list[str], y: np.ndarray, card: dict
+) -> tuple[DataFrameEstimator, pd.DataFrame, list[str]]:
+    """Return the model, wrapped; the columns that it takes as pandas.read_csv has them, in the
+    model's order; and their names. Raises Refusal where the table is not the model's."""
+    name_of = dict(zip(frame, names))
+    target = frame.pop(frame.columns[names.index(card["target"])])
+    keys, width = list(getattr(model, "feature_names_in_", [])), getattr(model, "n_features_in_", 0)
+    absent = [key for key in keys if key not in frame]
+    if absent:
+        nearest = difflib.get_close_matches(str(absent[0]), frame, n=1, cutoff=0)[0]
+        words = f"the model needs column '{absent[0]}', which the table has not"
+        raise Refusal(f"{words}: is it '{nearest}'?")
+    if not keys and width not in (0, frame.shape[1]):
+        words = f"the model takes {width} columns, without names"
+        raise Refusal(f"{words}: the table has {frame.shape[1]} beside its target")
+    given, frame = DataFrameEstimator(model), frame[keys or list(frame)]
+    given.estimator_ = model
+    card["estimator"] = type(model.steps[-1][1] if hasattr(model, "steps") else model).__name__
+    if "classes" in card:
+        given.labels = match_labels(model, target, y, card)
+    try:
+        answers_of(given, frame)
+    except Exception as error:  # noqa: BLE001 an estimator may raise anything
+        frame = parse_dates(frame)  # as the notebook may have done
+        try:
+            answers_of(given, frame)
+        except Exception:  # noqa: BLE001
+            words = f"the model can't answer for this table ({in_one_line(error)})"
+            raise Refusal(f"{words}: it gets the columns as pandas.read_csv has them") from None
+    return given, frame, [name_of[key] for key in frame]
+
+
+def parse_dates(frame: pd.DataFrame) -> pd.DataFrame:
+    parsed = frame.copy()
+    for key, texts in frame.select_dtypes("str").items():
+        if find_layout(texts.dropna(), texts.value_counts(), []):
+            parsed[key] = pd.to_datetime(texts)
+    return parsed
+
+
+def match_labels(model: BaseEstimator, target: pd.Series, y: np.ndarray, card: dict) -> dict:
+    """Return the model's label for each of the card's: as pandas.read_csv has it, as the text, or
+    as LabelEncoder numbers them. Raises Refusal for other labels."""
+    theirs, texts = np.ravel(getattr(model, "classes_", [])).tolist(), card["classes"]
+    as_read = {text: target[np.flatnonzero(y == text)[0]] for text in texts}
+    order = sorted(texts, key=as_read.get if is_numeric_dtype(target.dtype) else None)
+    as_encoded = {text: order.index(text) for text in texts}
+    for labels in (as_read, dict(zip(texts, texts)), as_encoded):
+        if len(theirs) == len(texts) and set(labels.values()) == set(theirs):
+            if labels is as_encoded:
+                words = ", ".join(f"{place} is '{text}'" for place, text in enumerate(order))
+                card["notes"].append(
+                    f"the model's labels are read in LabelEncoder's order: {words}"
+                )
+            return labels
+    raise Refusal(f"the model's labels are {theirs}, those of '{card['target']}' {texts}")
+
+
+def answers_of(given: DataFrameEstimator, frame: pd.DataFrame) -> np.ndarray:
+    """Return the model's answers for a table, of shape (rows, classes or 1)."""
+    answers = given.ask("predict_proba" if given.labels else "predict", frame)
+    return np.asarray(answers, float).reshape(len(frame), -1)
+
+
+def describe_given(
+    given: DataFrameEstimator, frame: pd.DataFrame, names: list[str], texts: pd.Series, card: dict
+) -> dict | str:
+    """Return a feature's type: a number, or a category of all its texts, where describe_column()
+    would lose something. What it would leave out is, if the model does without."""
+    if texts.name not in names:
+        return "the model doesn't take it"
+    key, found = frame.columns[names.index(texts.name)], describe_column(texts, card)
+    if isinstance(found, str):
+        gaps = frame.assign(**{key: frame[key].where(np.zeros(len(frame), bool))})
+        try:
+            if np.array_equal(answers_of(given, frame), answers_of(given, gaps)):
+                return f"{found.partition(';')[0]}, and the model answers the same without it"
+        except Exception:  # noqa: BLE001, S110 an estimator may raise anything
+            pass
+        if found in ("empty", "free text"):
+            raise Refusal(f"the model needs column '{texts.name}', which is {found}")
+    elif found["type"] in ("boolean", "date") and not is_numeric_dtype(frame[key].dtype):
+        return found
+    choices = sorted(set(texts) - MISSING)
+    is_number = all(read_number(text, card["decimal"]) is not None for text in choices)
+    if is_number and is_numeric_dtype(frame[key].dtype):
+        return {"type": "number"}
+    return {"type": "category", "choices": choices}
+
+
+def check_answers(
+    given: DataFrameEstimator, frame: pd.DataFrame, X: np.ndarray, rows: pd.Index, card: dict
+) -> None:
+    """Compare the answers for all rows: from the array, and straight from pandas.read_csv. Without
+    this, what is served may be another model in silence."""
+    made = given.make_frame(X)
+    pair = answers_of(given, made), answers_of(given, frame)
+    same = np.isclose(*pair, rtol=1e-9, atol=1e-12, equal_nan=True).all(axis=1)
+    words = f"same answers as from pandas.read_csv(): {same.sum():,} of {len(same):,} rows"
+    if not same.all():
+        first = int(same.argmin())
+        cells = made.iloc[first].astype(str), frame.iloc[first].astype(str)
+        key = (cells[0] != cells[1]).idxmax()
+        words += f"; not of row {rows[first] + 1}, where '{key}' is '{cells[0][key]}' instead of"
+        words += f" '{cells[1][key]}'"
+        card["notes"].insert(0, words)
+    print(words)
 
 
 # the models
@@ -1063,19 +1343,46 @@ def shuffled_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card:
 
 # how good they are
 
+LUCK = 1.5  # standard errors of a gain
 IMPORTANCE_ROWS = 500  # of each fold, drawn at random: enough to rank the features
 
 
-def compare(models: Any, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict) -> tuple:
+def find_models(X: np.ndarray, card: dict) -> dict[str, BaseEstimator]:
+    """Return the given model, or the candidates of build_model(), by name; raises Refusal for what
+    can't be saved, before anything is fitted."""
+    frame, given = card.pop("frame"), card.pop("given", None)
+    if given is not None:
+        words = "models like the one that is served"
+        try:
+            clone(given)
+        except Exception as error:  # noqa: BLE001 an estimator may raise anything
+            given.estimator = FrozenEstimator(given.estimator_)
+            words = "the very model that is served, which may have seen these rows"
+            card["notes"].insert(0, f"the scores are of {words} ({in_one_line(error)})")
+        card["measured"] += f", {words}"
+        return {card["estimator"]: given}
+    models = build_model(card)
+    models = models if isinstance(models, dict) else {type(models).__name__: models}
+    for name, model in models.items():
+        if isinstance(model, DataFrameEstimator):
+            names = [feature["name"] for feature in card["features"]]
+            model.columns = learn_columns(frame()[names], names, X, card)
+        try:
+            pickle.dumps(model)
+        except Exception as error:  # noqa: BLE001 an estimator may raise anything
+            todo = "write its functions into a module beside train.py, and import them"
+            raise Refusal(f"'{name}' can't be saved ({in_one_line(error)}): {todo}") from None
+    return models
+
+
+def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict) -> tuple:
     """Return the best model; its clones, one fitted to each fold; and their answers for the rows
     that they have not seen, fold after fold. Scores come on the card.
 
-    A later model is better only if its gain over all rows is more than luck, larger than its own
-    standard error: a single row proves nothing. Where none is better than the dummy, which
-    ignores the features, the dummy is served: it is at least honest.
+    A later model, which is slower, has to be better by more than luck: a gain in one row or two
+    proves nothing. Where none is better than the dummy, which ignores the features, the dummy is
+    served: it is at least honest.
     """
-    is_single = not isinstance(models, dict)  # and is kept, whatever it is worth
-    models = {type(models).__name__: models} if is_single else models
     dummy, method = DummyRegressor(), "predict"
     if "classes" in card:
         dummy, method = DummyClassifier(), "predict_proba"
@@ -1094,7 +1401,11 @@ def compare(models: Any, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict)
                 np.concatenate(answers).astype(float).squeeze()
             )  # a regressor's may be of shape (rows, 1)
             scores = score(truth, answers, card)
-        except (ValueError, AttributeError) as error:  # too few rows of a class, no predict_proba
+        except (
+            ValueError,
+            AttributeError,
+            TypeError,
+        ) as error:  # too few rows of a class, no predict_proba
             print(f"can't be fitted: {error}")
             continue
         text = "   ".join(f"{key.replace('_', ' ')} {show(value)}" for key, value in scores.items())
@@ -1102,12 +1413,12 @@ def compare(models: Any, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict)
         if name == "dummy":
             card["baseline"] = scores
         losses = losses_of(truth, answers, card)
-        gains = 0 if least is None else least - losses
-        if least is None or np.mean(gains) > np.std(gains) / math.sqrt(len(gains)):
+        gains = None if least is None else least - losses
+        if least is None or gains.mean() > LUCK * gains.std() / math.sqrt(len(gains)):
             best, least = (model, clones, answers), losses
             card |= {"estimator": name, "metrics": scores}
-        if name == "dummy" and is_single:
-            best, least = None, None
+        if len(models) == 1:  # it is kept, whatever it is worth
+            least = None
     if best is None:
         raise Refusal("no model could be fitted: the lines above say why")
     return best
