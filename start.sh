@@ -17,7 +17,7 @@ export API_PORT="${API_PORT:-8001}" UI_PORT="${UI_PORT:-${PORT:-7860}}" # many h
 fail() { echo "start.sh: $1" >&2; exit 1; }
 python -c 'import sys, importlib.util as u; sys.exit(sys.version_info < (3, 11) or None in map(u.find_spec, sys.argv[1:]))' \
     fastapi uvicorn sklearn streamlit 2>/dev/null ||
-    fail "$(python -V 2>/dev/null || echo no python) is found, 3.11 or newer with the packages is needed: run '. .venv/bin/activate' or 'pip install -r requirements.txt'"
+    fail "$(python -V 2>/dev/null || echo no python) is found, 3.11 or newer with the packages is needed: run '. .venv/bin/activate' (on Windows .venv/Scripts/activate) or 'pip install -r requirements.txt'"
 for port in "$API_PORT" "$UI_PORT"; do
     [[ $port =~ ^[1-9][0-9]{0,4}$ && $port -le 65535 ]] || fail "'$port' is no port: set API_PORT or UI_PORT to one from 1 to 65535"
     # else an older copy's API would be taken for ours
