@@ -1425,6 +1425,7 @@ def started(apis, tmp_path_factory):
         for event in ("hung", "SIGTERM", "SIGINT", "API", "page"):
             script = "code/quick.sh" if event in ("hung", "SIGTERM") else "start"
             env["PUBLIC_API"] = "1" if event == "page" else ""
+            env["STREAMLIT_SERVER_BASE_URL_PATH"] = "/a/b/" if event == "API" else ""
             copies[event] = stack.enter_context(start("bash", script, **env))
         for process in copies.values():
             wait(process)
@@ -1452,6 +1453,19 @@ def test_public_api(started):
     assert ask(public.page + "/api/docs")[0] == 200
     libraries = Path(f"/proc/{child(private, 'main_ui')}/maps").read_text()
     assert ("pandas" in libraries, "sklearn" in libraries) == (True, False)
+
+
+def test_image_asks_the_page(started):
+    """The image's health check finds the page by its port and below its path."""
+    dockerfile = (HERE / "Dockerfile").read_text().replace("\\\n", "")
+    check = re.search(r"(?m)^HEALTHCHECK .* CMD (.*)", dockerfile)[1]
+    for event, path, code in (
+        ("SIGINT", "", 0), ("API", "/a/b/", 0), ("API", "a/b", 0), ("API", "", 1),
+    ):  # fmt: skip
+        port = started[event].page.rpartition(":")[2]
+        for ports in ({"UI_PORT": port, "PORT": "1"}, {"UI_PORT": "", "PORT": port}):
+            env = ENV | {"STREAMLIT_SERVER_BASE_URL_PATH": path} | ports
+            assert subprocess.call(["sh", "-c", check], env=env) == code
 
 
 def test_start_tells_hung_from_busy(started):
