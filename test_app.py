@@ -28,6 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, nullcontext, redirect_stdout, suppress
 from datetime import date, timedelta
 from http.client import HTTPConnection
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,6 +40,8 @@ import pandas as pd
 import pytest
 import sklearn
 import uvicorn
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from sklearn import metrics
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
@@ -167,8 +170,8 @@ def mixed() -> str:
 @pytest.fixture(autouse=True, scope="session")
 def interrupts():
     """Ctrl-C, also under nohup, `kill` and a closed terminal end all that was started."""
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, signal.default_int_handler)
+    for name in {"SIGINT", "SIGTERM", "SIGHUP"} & set(dir(signal)):  # Windows has no SIGHUP
+        signal.signal(signal.Signals[name], signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
@@ -1712,6 +1715,8 @@ def test_page_and_its_api(apis, open_page, monkeypatch):
 @contextmanager
 def start(*command, cwd="/", **env):
     """Run a command on free ports, the leader of a group that ends as the test does."""
+    if os.name == "nt":
+        pytest.skip("Windows has no groups of processes")
     # below the range from which outgoing connections take their ports
     free = (port for port in PORTS if socket.socket().connect_ex(("127.0.0.1", port)))
     env = {"API_PORT": str(next(free)), "UI_PORT": str(next(free))} | env
@@ -1760,6 +1765,7 @@ def started(apis, tmp_path_factory):
     # a relative MODEL_PATH and a proxy
     folder = tmp_path_factory.mktemp("a path")
     env = {"cwd": folder, "CDPATH": str(folder), "MODEL_PATH": "mine.joblib", "no_proxy": ""}
+    env["PORT"] = "1"  # UI_PORT goes before it
     env |= dict.fromkeys(("http_proxy", "all_proxy", "HTTP_PROXY"), "http://127.0.0.1:9")
     shutil.copytree(HERE / ".streamlit", folder / "code" / ".streamlit")
     for path in [*HERE.glob("*.py"), HERE / "start.sh"]:
@@ -1771,13 +1777,14 @@ def started(apis, tmp_path_factory):
     (folder / "code" / "start.sh").write_text(patient)
     quick = {"ANSWER_SECONDS=5": "ANSWER_SECONDS=0.5", "\nKILL_SECONDS=7": "\nKILL_SECONDS=3"}
     quick["\nGRACEFUL_SECONDS=4"] = "\nGRACEFUL_SECONDS=1"
-    quick = edit("start.sh", {"sleep 10": "sleep 0.2", **quick})
+    quick = edit("start.sh", {"second % 10 ": "second % 1 ", **quick})
     (folder / "code" / "quick.sh").write_text(quick)
     copies = {}
     with ExitStack() as stack:
         for event in ("hung", "SIGTERM", "SIGINT", "API", "page"):
             script = "code/quick.sh" if event in ("hung", "SIGTERM") else "start"
             env["PUBLIC_API"] = "1" if event == "page" else ""
+            env["STREAMLIT_SERVER_BASE_URL_PATH"] = "/a/b/" if event == "API" else ""
             copies[event] = stack.enter_context(start("bash", script, **env))
         for process in copies.values():
             wait(process)
@@ -1805,6 +1812,19 @@ def test_public_api(started):
     assert ask(public.page + "/api/docs")[0] == 200
     libraries = Path(f"/proc/{child(private, 'main_ui')}/maps").read_text()
     assert ("pandas" in libraries, "sklearn" in libraries) == (True, False)
+
+
+def test_image_asks_the_page(started):
+    """The image's health check finds the page by its port and below its path."""
+    dockerfile = (HERE / "Dockerfile").read_text().replace("\\\n", "")
+    check = re.search(r"(?m)^HEALTHCHECK .* CMD (.*)", dockerfile)[1]
+    for event, path, code in (
+        ("SIGINT", "", 0), ("API", "/a/b/", 0), ("API", "a/b", 0), ("API", "", 1),
+    ):  # fmt: skip
+        port = started[event].page.rpartition(":")[2]
+        for ports in ({"UI_PORT": port, "PORT": "1"}, {"UI_PORT": "", "PORT": port}):
+            env = ENV | {"STREAMLIT_SERVER_BASE_URL_PATH": path} | ports
+            assert subprocess.call(["sh", "-c", check], env=env) == code
 
 
 def test_start_tells_hung_from_busy(started):
@@ -1868,6 +1888,7 @@ exec '{sys.executable}' -c "import sys; sys.version_info = (3, 10); $2" uvicorn"
 @pytest.mark.parametrize(("name", "value", "words"), [
     ("API_PORT", "65536", "'65536' is no port: set API_PORT or UI_PORT to one from 1 to 65535"),
     ("UI_PORT", "abc", "'abc' is no port: set API_PORT or UI_PORT"),
+    ("PORT", "def", "'def' is no port: set API_PORT or UI_PORT"),
     ("UI_PORT", "1", "port 1 can't be both API_PORT and UI_PORT"),
     ("API_PORT", "taken", "is taken: stop what uses it, or set API_PORT or UI_PORT"),
     ("PATH", "old", "Python 3.10.13 is found, 3.11 or newer with the packages is needed"),
@@ -1880,6 +1901,8 @@ def test_start_refuses(name, value, words, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         settings = {"taken": str(server.getsockname()[1]), "old": f"{tmp_path}:{PATH}"}
         env = {"API_PORT": "1", name: settings.get(value, value)}
+        if name == "PORT":
+            env["UI_PORT"] = ""
         with start("bash", str(HERE / "start.sh"), **env) as process:
             code, error = end_of(process, 30)
     own = [line for line in error.splitlines() if line.startswith("start.sh: ")]
@@ -1936,6 +1959,34 @@ def test_secrets_and_tables_stay_here(tmp_path):
     assert subprocess.check_output(command, text=True).split() == stay
     image = re.findall(r"^[^#\n].*", (HERE / ".dockerignore").read_text(), re.MULTILINE)
     assert (image[0], re.findall(r"!.*\*.*", "\n".join(image))) == ("*", ["!*.py"])
+
+
+def bring(requirements):
+    """Return what such requirements bring to this machine, themselves included, with versions."""
+    versions, todo = {}, list(requirements)
+    for need in todo:  # grows meanwhile
+        name = canonicalize_name(need.name)
+        versions[name] = f"=={metadata.version(name)}"
+        for other in map(Requirement, metadata.requires(name) or []):
+            asked = [{"extra": extra} for extra in ("", *need.extras)]
+            if other.marker and not any(map(other.marker.evaluate, asked)):
+                continue
+            if other not in todo:
+                todo.append(other)
+    return versions
+
+
+def test_pinned():
+    """All that is installed is pinned; the image leaves out what pytest alone brings."""
+    text = (HERE / "requirements.txt").read_text()
+    top = text[: text.index("\n# sed ")]
+    pins = [Requirement(line) for line in re.findall(r"(?m)^[^#\n].*", text)]
+    direct = [pin for pin in pins if f"\n{pin}\n" in f"\n{top}\n"]
+    pins = [pin for pin in pins if not pin.marker or pin.marker.evaluate()]
+    assert bring(pins) == {canonicalize_name(pin.name): str(pin.specifier) for pin in pins}
+    used = bring(pin for pin in direct if pin.name != "pytest")
+    left_out = re.search(r"grep -vE '\^\((.*)\)=='", (HERE / "Dockerfile").read_text())[1]
+    assert set(left_out.split("|")) == bring(direct).keys() - used.keys()
 
 
 # in a browser
