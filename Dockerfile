@@ -5,6 +5,9 @@
 # three years starts from the same Python; take a newer one, with its fixes, twice a year: change it and run the tests
 FROM python:3.13.16-slim-trixie
 
+# start.sh and the health check ask with it
+RUN apt-get update && apt-get install -y --no-install-recommends curl && rm -rf /var/lib/apt/lists/*
+
 # a Space runs as user 1000, who needs a home, and owns /app to train in it
 RUN useradd --uid 1000 --create-home user && install -d -o user /app
 WORKDIR /app
@@ -36,9 +39,7 @@ ENV MALLOC_MMAP_THRESHOLD_=1000000 MALLOC_TRIM_THRESHOLD_=1000000
 EXPOSE 7860
 # the page alone, since start.sh watches the API; on its own port, below its own path
 HEALTHCHECK --start-period=60s --timeout=10s CMD path=${STREAMLIT_SERVER_BASE_URL_PATH#/}; path=${path%/}; \
-    python -c 'import sys, http.client as h; page = h.HTTPConnection("127.0.0.1", sys.argv[1], timeout=4); \
-    page.request("GET", sys.argv[2]); sys.exit(page.getresponse().status != 200)' \
-    "${UI_PORT:-${PORT:-7860}}" "${path:+/$path}/_stcore/health"
+    curl -sf --noproxy '*' --max-time 4 "127.0.0.1:${UI_PORT:-${PORT:-7860}}${path:+/$path}/_stcore/health" || exit 1
 
 # exec form: bash is PID 1 and hears SIGTERM; by name, since an upload may lose the run bit
 CMD ["bash", "start.sh"]

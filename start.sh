@@ -15,6 +15,7 @@ export API_PORT="${API_PORT:-8001}" UI_PORT="${UI_PORT:-${PORT:-7860}}" # many h
 
 # what can't work is said at once, in one line
 fail() { echo "start.sh: $1" >&2; exit 1; }
+command -v curl >/dev/null || fail "curl is missing: install it, for instance with 'apt-get install curl'"
 python -c 'import sys, importlib.util as u; sys.exit(sys.version_info < (3, 11) or None in map(u.find_spec, sys.argv[1:]))' \
     fastapi uvicorn sklearn streamlit 2>/dev/null ||
     fail "$(python -V 2>/dev/null || echo no python) is found, 3.11 or newer with the packages is needed: run '. .venv/bin/activate' (on Windows .venv/Scripts/activate) or 'pip install -r requirements.txt'"
@@ -52,11 +53,8 @@ check() {
     echo "start.sh: the $1 ended with code $code" >&2
     exit "$code"
 }
-# whether the API answers in so many seconds; bash asks by itself: no curl is needed, and no proxy stands between
-healthy() {
-    (exec 3<>"/dev/tcp/127.0.0.1/$API_PORT" && printf 'GET /health HTTP/1.0\r\n\r\n' >&3 &&
-        read -rt "$1" _ status _ <&3 && [[ $status == 200 ]]) 2>/dev/null
-}
+# whether the API answers in so many seconds; no proxy stands between
+healthy() { curl -sf -o /dev/null --noproxy '*' --max-time "$1" "http://127.0.0.1:$API_PORT/health"; }
 
 # the page has something to show when the API is ready
 python -m uvicorn main_api:app --host 127.0.0.1 --port "$API_PORT" --log-level warning --timeout-graceful-shutdown "$GRACEFUL_SECONDS" & api=$!
