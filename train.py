@@ -115,7 +115,9 @@ def prepare(path: str | None = None, model: str = "", before: Any = None, **opti
     """
     content, about = load_table(path)
     table, separator, notes = read_frame(content, options.get("encoding"))
-    told = {key: text for key, text in options.items() if text}
+    told = {key: value for key, value in options.items() if value}
+    if "drop" in told:
+        told["drop"] = [find_column(name.strip(), table) for name in told["drop"].split(",")]
     told = told_before(before, table, told) | told
     given = load_given(model) if model else None
     if model:
@@ -746,9 +748,10 @@ def read_features(
 def describe_column(texts: pd.Series, card: dict) -> dict | str:
     """Return a feature's type, or the reason why the column is left out."""
     name = texts.name
-    for option in ("drop", "group"):
-        if name in card["told"].get(option, "").split(","):
-            return f"by --{option}"
+    if name in card["told"].get("drop", []):
+        return "by --drop"
+    if name == card["told"].get("group"):
+        return "by --group"
     counts = texts.value_counts()
     counts = counts[~counts.index.isin(MISSING)]
     known = counts.sum()
@@ -1198,15 +1201,17 @@ def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
 
     # boosting takes gaps as they are; the quick one the places of choices as numbers, the slow one
     # as what they are, for 1 to 2 ms a call
-    rounds = max(10, 1000 // classes)  # at most: each fits a tree for each class
-    choices = np.flatnonzero([len(feature.get("choices", [])) > 2 for feature in features])
+    rounds = max(10, 2000 // classes)  # at most: each fits a tree for each class
     quick = {"max_iter": min(75, rounds), "max_leaf_nodes": 15, "learning_rate": 0.13}
-    slow = {"max_iter": min(200, rounds), "learning_rate": 0.06, "categorical_features": choices}
+    slow = {"max_iter": min(400, rounds), "learning_rate": 0.06, "n_iter_no_change": 20}
+    slow["categorical_features"] = [len(feature.get("choices", [])) > 2 for feature in features]
     candidates = {"gradient boosting": quick, "slow gradient boosting": slow}
     if work(card) > SLOW_WORK:
         del candidates["slow gradient boosting"]
     for key, options in candidates.items():
-        candidates[key] = Boosting(random_state=0, early_stopping=False, **options)
+        # it stops by a tenth of the rows, which needs some of each class
+        stops = options is slow and card["rows"] > 20 * classes
+        candidates[key] = Boosting(random_state=0, early_stopping=stops, **options)
         if len(dates):
             parts = (FunctionTransformer(calendar_parts), dates)
             columns = make_column_transformer(("passthrough", np.arange(len(features))), parts)
