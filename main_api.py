@@ -11,14 +11,14 @@ import hashlib
 import io
 import logging
 import os
+import threading
 import warnings
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -32,7 +32,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
-from sklearn import set_config
+from sklearn import config_context
 from sklearn.exceptions import InconsistentVersionWarning
 from starlette.requests import ClientDisconnect
 from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
@@ -56,13 +56,6 @@ class Answer(TypedDict):
     warnings: list[str]  # a sentence for each value outside of what training has seen
 
 
-class Explanation(TypedDict):
-    prediction: str | float
-    value: float  # the prediction, or the probability of the predicted label
-    average: float  # the same over rows of the table
-    shares: dict[str, float]  # of each feature; they add up to the difference
-
-
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Load the model once, before the first request; swap it when its file is another one."""
@@ -78,7 +71,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     gc.freeze()  # collections needn't walk the libraries and the model again: a fifth of the time
     yield
     watch.cancel()
-    app.state.queue.thread.shutdown(wait=False, cancel_futures=True)
+    app.state.queue.calls.put(None)
 
 
 class JSONRoute(APIRoute):
@@ -127,8 +120,9 @@ async def predict_batch(request: Request) -> dict[str, Any]:
 
 
 @app.post("/explain", responses=REFUSALS)
-async def explain(request: Request) -> Explanation:
-    """Say how much each feature adds to the answer for one row, compared with rows of the table."""
+async def explain(request: Request) -> dict[str, Any]:
+    """Say what each feature adds to the answer for one row: the shares add up to the difference
+    of its value, a label's probability or a number, from the average over rows of the table."""
     model = request.app.state.model
     [x] = await read_rows(request, model, model.Row)
     return await share_out(x, model, request.app.state.queue)
@@ -142,13 +136,10 @@ async def count_file(request: Request) -> AsyncIterator[None]:
         yield
 
 
-@app.post(
-    "/predict/csv",
-    dependencies=[Depends(count_file)],
-    max_body_size=MAX_FILE_BYTES,
-    responses=REFUSALS,
-    response_class=Response,
-)
+one_of_few = [Depends(count_file)]
+
+
+@app.post("/predict/csv", dependencies=one_of_few, max_body_size=MAX_FILE_BYTES, responses=REFUSALS)
 async def predict_csv(request: Request) -> Response:
     """Predict a table as train.py reads it: its columns come back, followed by the answer's."""
     model, queue = request.app.state.model, request.app.state.queue
@@ -157,15 +148,18 @@ async def predict_csv(request: Request) -> Response:
     return CSVResponse(predict_lines(table, model, queue))
 
 
-# The story ends here. What follows is how it is done, and the care it takes: a model that raises,
-# a body that is hostile, a line that is slow.
+# The story ends here. What follows is how it is done, and the care it takes: models that raise,
+# bodies that are hostile, lines that are slow.
 
 log = logging.getLogger("uvicorn.error")
 logging.getLogger("uvicorn.access").disabled = True  # a line a request costs a tenth of the speed
-MAX_SENTENCES = 20  # warnings for a row, reasons in a 422
-
 
 # the model, and its answers
+MAX_SENTENCES = 20  # warnings for a row, and reasons in a 422
+OUTSIDE = {  # of the range in training: below it, and above
+    "number": ("below {}, the lowest", "above {}, the highest"),
+    "date": ("before {}, the earliest", "after {}, the latest"),
+}
 
 
 class Model:
@@ -249,20 +243,20 @@ class Model:
 
     def say(self, place: int, value: float) -> str:
         """Return what is unusual about a value of a feature, or about a prediction."""
-        feature = self.checked[place]
-        name, unit = feature["name"], " " + feature.get("unit", "")
+        feature, is_above = self.checked[place], value > self.high[place]
+        name, end = feature["name"], self.high[place] if is_above else self.low[place]
         if np.isnan(value):
-            return f"{name} is missing, as in only {feature['missing']} rows of training"
+            rows = f"{feature['missing']} row" + "s" * (feature["missing"] > 1)
+            return f"{name} is missing, as in only {rows} of training"
         if feature["type"] == "category":
             return f"{name} is none of the {len(feature['choices'])} texts that training knows"
-        end, words = self.low[place], ("below", "before", "lowest", "earliest")
-        if value > end:
-            end, words = self.high[place], ("above", "after", "highest", "latest")
         if feature["type"] == "date":
             value, end = decode(feature, value), decode(feature, end)
-            return f"{name} {value} is {words[1]} {end}, the {words[3]} in training"
-        value, end = (f"{number:.15g}{unit}".rstrip() for number in (value, end))
-        return f"{name} {value} is {words[0]} {end}, the {words[2]} in training"
+        else:
+            unit = feature.get("unit", "")
+            value, end = f"{value:.15g} {unit}".rstrip(), f"{end:.15g} {unit}".rstrip()
+        words = OUTSIDE[feature["type"]][int(is_above)].format(end)
+        return f"{name} {value} is {words} in training"
 
     def write(self, columns: list) -> Answer:
         """Return the answers' columns, or one row of them, under the names that JSON has."""
@@ -274,7 +268,6 @@ class Model:
 
 
 # the schema, made from the card
-
 MAX_TEXT = 1_000  # characters of a text that is none of the choices
 
 
@@ -288,39 +281,37 @@ def to_days(text: str) -> float:
 
 def value_type(feature: dict) -> Any:
     """Return pydantic's type of one value, which comes out as encode() has it."""
-    if feature["type"] == "category":
+    kind, about = feature["type"], {}
+    if "minimum" in feature:
+        unit = f" {feature['unit']}" if "unit" in feature else ""
+        about["description"] = f"{feature['minimum']} to {feature['maximum']}{unit} in training"
+    if kind == "category":
         places = {choice: place for place, choice in enumerate(feature["choices"])}
         if not feature.get("open"):
             return Annotated[Literal[tuple(places)], AfterValidator(places.__getitem__)]
         text = Field(strict=True, max_length=MAX_TEXT, examples=feature["choices"])
         return Annotated[str, text, AfterValidator(lambda text: places.get(text, len(places)))]
-    if feature["type"] == "boolean":
+    if kind == "boolean":
         return Annotated[bool, Field(strict=True)]
-    if feature["type"] == "date":
+    if kind == "date":
         is_day = "T" not in feature["minimum"] + feature["maximum"]
-        iso = Field(strict=True, json_schema_extra={"format": "date"} if is_day else None)
-        return Annotated[str, iso, AfterValidator(to_days)]
-    return Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-MAX_NUMBER, le=MAX_NUMBER)]
+        about |= {"format": "date"} if is_day else {}
+        return Annotated[str, Field(strict=True, json_schema_extra=about), AfterValidator(to_days)]
+    limits = {"ge": -MAX_NUMBER, "le": MAX_NUMBER, "allow_inf_nan": False}
+    return Annotated[float, Field(strict=True, json_schema_extra=about, **limits)]
 
 
 def body_types(card: dict) -> tuple[TypeAdapter, TypeAdapter]:
     """Return pydantic's types of one row, and of columns."""
     row, columns = {}, {}
+    # the first wrong value of a column is enough: a thousand would cost memory
+    limits = Field(fail_fast=True, min_length=1, max_length=MAX_ROWS)
     for feature in card["features"]:
-        name, one, about = feature["name"], value_type(feature), feature["type"]
-        if "minimum" in feature:
-            about += f", {feature['minimum']} to {feature['maximum']} in training"
-        if "unit" in feature:
-            about += f", in {feature['unit']}"
+        name, one = feature["name"], value_type(feature)
+        row[name], columns[name] = one, Annotated[list[one], limits]
         if feature["nullable"]:
-            one, about = one | None, f"{about}, may be missing"
-        # the first wrong value of a column is enough: a thousand would cost memory
-        many = Annotated[list[one], Field(fail_fast=True, min_length=1, max_length=MAX_ROWS)]
-        row[name] = Annotated[one, Field(description=about)]
-        columns[name] = Annotated[many, Field(description=about)]
-        if feature["nullable"]:
-            row[name] = NotRequired[row[name]]
-            columns[name] = NotRequired[columns[name] | None]
+            row[name] = NotRequired[one | None]
+            columns[name] = NotRequired[Annotated[list[one | None], limits] | None]
     return TypeAdapter(TypedDict("Row", row)), TypeAdapter(TypedDict("Columns", columns))
 
 
@@ -329,24 +320,24 @@ def document(app: FastAPI, model: Model) -> None:
     app.title, app.description = model.card["title"], model.card["description"]
     app.openapi_schema = None  # of the model before
     paths = app.openapi()["paths"]
-    rows = [example["features"] for example in model.card["examples"]]
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    bodies = {"/predict": (model.Row, rows), "/predict/batch": (model.Columns, [columns])}
-    bodies["/explain"] = bodies["/predict"]
-    contents = {}
-    for path, (body, examples) in bodies.items():
-        schema = body.json_schema() | {"additionalProperties": False, "examples": examples}
-        contents[path] = {"application/json": {"schema": schema}}
-    lines = [list(model.features)]
-    lines += [[spell(value, model) for value in row.values()] for row in rows]
-    table = write_csv(lines, ";" if model.card["decimal"] == "," else ",")
-    contents["/predict/csv"] = {"text/csv": {"schema": {"type": "string", "example": table}}}
-    for path, content in contents.items():
+
+    def describe(path: str, media_type: str, schema: dict) -> None:
+        content = {media_type: {"schema": schema}}
         paths[path]["post"]["requestBody"] = {"required": True, "content": content}
+
+    rows = [example["features"] for example in model.card["examples"]]
+    row = model.Row.json_schema() | {"additionalProperties": False, "examples": rows}
+    describe("/predict", "application/json", row)
+    describe("/explain", "application/json", row)
+    example = {name: [row[name] for row in rows] for name in model.features}
+    columns = model.Columns.json_schema() | {"additionalProperties": False, "examples": [example]}
+    describe("/predict/batch", "application/json", columns)
+    lines = [[spell(row[name], model) for name in model.features] for row in rows]
+    table = write_csv([[*model.features], *lines], ";" if model.card["decimal"] == "," else ",")
+    describe("/predict/csv", "text/csv", {"type": "string", "example": table})
 
 
 # what is sent, and refused
-
 MAX_BRACKETS = 1_000_000  # in a body of JSON, where one label has hardly more than one
 MAX_MESSAGE = 300  # characters: pydantic would list all choices
 BODY_SECONDS = 60  # for a client to send all of its body
@@ -411,7 +402,6 @@ def reword(entry: dict) -> dict:
 
 
 # the queue
-
 MAX_CALL_ROWS = 2_000  # in one call of the model: what is longer lets others in between
 MAX_WAITING_ROWS = 100_000  # beyond it the answer is 503: a second of work, or 35 explanations
 
@@ -424,11 +414,13 @@ class Queue:
     """
 
     def __init__(self):
+        self.loop = asyncio.get_running_loop()
         self.waiting: deque[tuple[Model, np.ndarray, asyncio.Future]] = deque()
         self.rows = 0  # of all requests of JSON that are not answered yet
         self.task: asyncio.Task | None = None  # while somebody waits
-        options = partial(set_config, assume_finite=True, skip_parameter_validation=True)
-        self.thread = ThreadPoolExecutor(1, initializer=options)
+        self.calls: SimpleQueue = SimpleQueue()
+        # a daemon: unlike an executor's, it does not hold up the end of the program
+        threading.Thread(target=self.make_calls, daemon=True).start()
 
     async def predict(self, model: Model, X: np.ndarray) -> list[list]:
         """Return the answers' columns. Raises HTTPException 422 where the model has none, 503 if
@@ -439,7 +431,7 @@ class Queue:
         parts = []
         try:
             for start in range(0, len(X), MAX_CALL_ROWS):
-                future = asyncio.get_running_loop().create_future()
+                future = self.loop.create_future()
                 self.waiting.append((model, X[start : start + MAX_CALL_ROWS], future))
                 # it starts a moment later, so that requests that are read together share a call
                 self.task = self.task or asyncio.create_task(self.share_calls())
@@ -458,7 +450,6 @@ class Queue:
 
     async def share_calls(self) -> None:
         """Answer all who wait, call after call, until nobody does."""
-        loop = asyncio.get_running_loop()
         while self.waiting:
             # the first, and what fits beside it
             batch, rows, model = [], 0, self.waiting[0][0]
@@ -468,7 +459,7 @@ class Queue:
                     break
                 batch.append(self.waiting.popleft())
             X = np.concatenate([part for _, part, _ in batch])
-            columns = await loop.run_in_executor(self.thread, model.answer, X)
+            columns = await self.call(model, X)
             stop = 0
             for _, part, future in batch:
                 start, stop = stop, stop + len(part)
@@ -476,13 +467,25 @@ class Queue:
                     future.set_result([column[start:stop] for column in columns])
         self.task = None
 
+    async def call(self, model: Model, X: np.ndarray) -> list[list]:
+        """Return the answers of a call of its own, once the calls before it are made."""
+        future = self.loop.create_future()
+        self.calls.put((model, X, future))
+        return await future
 
-# why: what each feature adds to an answer
+    @config_context(assume_finite=True, skip_parameter_validation=True)
+    def make_calls(self) -> None:
+        """Call the model again and again, in the thread."""
+        while call := self.calls.get():
+            model, X, future = call
+            self.loop.call_soon_threadsafe(future.set_result, model.answer(X))
 
+
+# what each feature adds to an answer
 MAX_EXPLAIN_CELLS = 4_000_000  # of the rows made up for one explanation
 
 
-async def share_out(x: np.ndarray, model: Model, queue: Queue) -> Explanation:
+async def share_out(x: np.ndarray, model: Model, queue: Queue) -> dict[str, Any]:
     """Return permutation Shapley values: rows of the background become x, feature by feature, in a
     random order and then in its reverse. Strumbelj and Kononenko, "Explaining prediction models
     and individual predictions with feature contributions", 2014."""
@@ -505,7 +508,6 @@ async def share_out(x: np.ndarray, model: Model, queue: Queue) -> Explanation:
 
 
 # a file
-
 MAX_PART_CHARACTERS = 2_000_000  # of a file, answered together; and ten for each cell
 ANSWER_SECONDS = 600  # for a file to be predicted, and for its client to take the answer
 
@@ -553,41 +555,41 @@ def read_part(rows: Iterator[list[str]]) -> list[list[str]]:
 def predict_lines(table: tuple, model: Model, queue: Queue) -> Iterator[str]:
     """Yield the rows with their answers, part after part. It runs in a thread."""
     names, separator, rows = table
-    added = ["prediction", "low", "high", "warnings", "problem"]
-    if model.classes:
-        of_each = [f"probability of {label}" for label in model.classes]
-        added = ["prediction", *of_each, "likely", "warnings", "problem"]
+    sure = [f"probability of {label}" for label in model.classes] + ["likely"]
+    added = ["prediction", *(sure if model.classes else ["low", "high"]), "warnings", "problem"]
     lines = [names + [f"{name} (model)" if name in names else name for name in added]]
     absent = [f"there is no column '{name}'" for name in model.features if name not in names]
-    absent = absent[:MAX_SENTENCES]
     while part := read_part(rows):
         X, problems = read_cells(part, names, model)
-        readable = [row for row, reasons in enumerate(problems) if not reasons]
-        answers = iter([])
+        readable = [row for row in range(len(part)) if row not in problems]
+        answers = {}
         if readable:
-            answers = zip(*queue.thread.submit(model.answer, X[readable]).result())
-        for cells, reasons in zip(part, problems):
+            call = asyncio.run_coroutine_threadsafe(queue.call(model, X[readable]), queue.loop)
+            answers = dict(zip(readable, zip(*call.result())))
+        for row, cells in enumerate(part):
             answer = [""] * (len(added) - 1)
-            if not reasons:
-                prediction, *numbers, likely, sentences = next(answers)
-                if prediction is None:
-                    reasons.append("the model has no answer for this row")
+            if row in answers and answers[row][0] is None:
+                problems[row].append("the model has no answer for this row")
+            elif row in answers:
+                *values, sentences = answers[row]
+                if model.classes:
+                    values[-1] = " or ".join(values[-1])
                 else:
-                    sure = [" or ".join(likely)] if model.classes else likely
-                    answer = [spell(value, model) for value in (prediction, *numbers, *sure)]
-                    answer.append("; ".join(absent + sentences))
-            lines.append([*cells[: len(names)], *answer, "; ".join(reasons)])
+                    values = values[0], *values[1]
+                answer = [spell(value, model) for value in values]
+                answer.append("; ".join(absent[:MAX_SENTENCES] + sentences))
+            reasons = "; ".join(problems[row][:MAX_SENTENCES])
+            lines.append([*cells[: len(names)], *answer, reasons])
         yield write_csv(lines, separator)
         lines = []
 
 
-def read_cells(part: list, names: list[str], model: Model) -> tuple[np.ndarray, list[list[str]]]:
-    """Return what encode() makes of rows, and for each the reasons why it can't be predicted."""
+def read_cells(part: list, names: list[str], model: Model) -> tuple[np.ndarray, dict]:
+    """Return what encode() makes of rows, and by row the reasons why it can't be predicted."""
     X, unreadable = encode(dict(zip(names, zip(*part))), model.card)
-    problems: list[list[str]] = [[] for _ in part]
+    problems = defaultdict(list)
     for row, name, reason in unreadable:
-        if len(problems[row]) < MAX_SENTENCES:
-            problems[row].append(f"{name} {reason}")
+        problems[row].append(f"{name} {reason}")
     for row, cells in enumerate(part):
         if any(cells[len(names) :]):
             problems[row] = [f"the row has {len(cells)} cells, the header {len(names)}"]
@@ -612,7 +614,6 @@ def write_csv(lines: list[list[str]], separator: str) -> str:
 
 
 # loading, and swapping
-
 WATCH_SECONDS = 1  # between looks at the file: a new one is served without a restart
 SAVED = {"model", "card", "background", "by_probability", "low", "high", "rarely_missing"}
 

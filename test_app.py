@@ -6,6 +6,7 @@ Values are worked out by hand, or by scikit-learn called directly. Two tests nee
 skipped without it: one a browser (Playwright and Debian's Chromium), one the command schemathesis.
 """
 
+import csv
 import gzip
 import hashlib
 import importlib
@@ -677,6 +678,7 @@ def test_train_notes(columns, notes, tmp_path):
 def test_get(api):
     """/health, the card at /model, and a documentation of every feature with examples that work."""
     assert ask(api.url + "/health") == (200, {"status": "ok"})
+    assert announce(api.url, "/health", JSON, 0, b"", method="HEAD") == 200
     assert ask(api.url + "/model") == (200, api.card | {"sha256": api.sha256})
     paths = ask(api.url + "/openapi.json")[1]["paths"]
     assert paths.keys() >= {"/health", "/model", "/predict/csv"}
@@ -689,6 +691,11 @@ def test_get(api):
         responses = paths[path]["post"]["responses"]
         assert responses.keys() == {"200", "400", "413", "415", "422", "503"}
         assert {ask(api.url + path, example)[0] for example in schema["examples"]} == {200}
+    table = paths["/predict/csv"]["post"]["requestBody"]["content"][CSV]["schema"]["example"]
+    status, scored = ask(api.url + "/predict/csv", table, CSV)
+    scored = list(csv.reader(io.StringIO(scored), delimiter=",;"[api.card["decimal"] == ","]))
+    assert (status, len(scored)) == (200, 1 + len(api.card["examples"]))
+    assert {row[-1] for row in scored[1:]} == {""}  # no problem
 
 
 def test_predict(api):
@@ -707,6 +714,7 @@ def test_predict(api):
     else:
         assert batch["prediction"] == pytest.approx(predictions, rel=1e-9)
         columns["low"], columns["high"] = zip(*batch["interval"])
+    columns["warnings"] = ["; ".join(sentences) for sentences in batch["warnings"]]
 
     for row in rows[:20]:
         known = {name: value for name, value in row.items() if value is not None}
@@ -717,7 +725,7 @@ def test_predict(api):
         assert {key: [value] for key, value in answer.items()} == one
 
     rows = [row | {"mine": "kept"} for row in rows]
-    answers = pd.DataFrame(columns | {"warnings": "", "problem": ""})
+    answers = pd.DataFrame(columns | {"problem": ""})
     answers.columns = [f"{n} (model)" if n in rows[0] else n for n in answers]
     whole = pd.concat([pd.DataFrame(rows), answers], axis=1)
     scored = ask(url + "/csv", to_csv(rows, api), CSV)[1]
@@ -730,9 +738,9 @@ def test_predict(api):
     # predictions up to 100 are 1 off, larger ones 10
     ("steps", [20, 99, 103, 0.5, -5], {
         "prediction": [20, 99, 103, 0.5, -5],
-        "interval": [[19, 21], [98, 100], [93, 113], [0, 1.5], [0, 1]],
-        "warnings": [[], [], [], ["x 0.5 is below 2, the lowest in training"],
-                     ["x -5 is below 2, the lowest in training"]],
+        "interval": [[19, 21], [98, 100], [93, 113], [0, 1.5], [-5, 1]],
+        "warnings": [[], [], [], *([f"{name} {x} is below {low}, the lowest in training"
+                                    for name, low in (("x", 2), ("y", 3))] for x in (0.5, -5))],
     }),
     # likely is what the model says, and each label from where 18 of its 19 rows begin
     *((name, [0.4375, 0.46875, 0.53125, 0.875], {
@@ -750,6 +758,7 @@ def test_predict_by_hand(name, x, expected, apis):
 
 def test_csv(apis, tmp_path):
     """What can't be read keeps its place, with the reason; absent columns are told."""
+    above = "9.5 is above -0.5, the highest in training"
     lines = [
         ("prediction;x;", "prediction;x;column 3;prediction (model);low;high;warnings;problem"),
         ('1;-3;"a ""b""\nc"', '1;-3;"a ""b""\nc";-3.0;-3.0;-3.0;;'),
@@ -757,7 +766,8 @@ def test_csv(apis, tmp_path):
         ("3", "3;;;;;;;x is missing"),
         ("4;-3;;5", "4;-3;;;;;;the row has 4 cells, the header 3"),
         ("6;666;", "6;666;;;;;;the model has no answer for this row"),
-        ("7;9.5; d", "7;9.5;d;9.5;0.0;0.0;x 9.5 is above -0.5, the highest in training;"),
+        ("7;9.5; d", f'7;9.5; d;9.5;0.0;9.5;"x {above}; y {above}";'),
+        ('; ;""', "; ;;;;;;the row is empty"),
     ]
     body, expected = ("\n".join(each) for each in zip(*lines))
     assert ask(apis["given"].url + "/predict/csv", body, CSV) == (200, expected + "\n")
@@ -768,8 +778,6 @@ def test_csv(apis, tmp_path):
     nullable = fit(tmp_path, csv_of({"x": x, "in": [""] + towns[1:], "y": np.arange(40) / 2}))
     with serve(load_api(nullable.path).app) as url:
         assert "it has no column 'x', 'in'" in str(ask(url + "/predict/csv", "z\n1\n", CSV))
-        nearest = "'town 11x' is not one of 12 choices, such as ['town 11', 'town 1'"
-        assert nearest in ask(url + "/predict", {"in": "town 11x"})[1]["detail"][0]["msg"]
 
 
 def test_explain(apis):
@@ -800,10 +808,10 @@ def test_explain(apis):
     ("class", "12", 422, "valid number"), ("class", True, 422, "valid number"),
     ("class", math.nan, 422, "finite"), ("class", math.inf, 422, "finite"),
     ("class", [], 422, "number"), ("model_config", "true", 422, "boolean"),
-    ("class", 1.1e30, 422, "to 1e+30"), ("class", -1.1e30, 422, "from -1e+30"),
+    ("class", 1.1e30, 422, "less than or equal"), ("class", -1.1e30, 422, "greater than"),
     ("class", None, 422, "number"), ("model_config", 1, 422, "boolean"),
-    ('say "hi"', 1, 422, "'1' is not one of ['None', 'grün', 'rot']"),
-    ('say "hi"', "blau", 422, "'blau' is not one of ['None', 'grün', 'rot']"),
+    ('say "hi"', 250.01, 422, 'Input should be a text, in quotes: "250.01"'),
+    ('say "hi"', "blau", 422, "Input should be 'None', 'grün' or 'rot'"),
     ("x", None, 422, "string"), ("x", 20240101, 422, "string"), ("x", "", 422, "a date such as"),
     ("x", "31.12.2023", 422, "a date such as"), ("x", "9999-12-31T23:59:59.9999", 422, "a date"),
     ("x", "9999-12-31T23:59:59.99", 200, ":59.990000 is after 2024-02-28, the latest in training"),
@@ -866,9 +874,8 @@ def test_limits(apis):
         assert len(part) == rows
     answer = ask(apis["steps"].url + "/predict", {"x": 200.000000001})[1]
     assert answer["warnings"] == ["x 200.000000001 is above 200, the highest in training"]
-    for body in ({'say "hi"': "€" * 999}, {"€" * 999: 1}):
-        answer = ask(apis["kind"].url + "/predict", body)[1]
-        assert str(answer).count("€") == 100  # of what was sent
+    answer = ask(apis["kind"].url + "/predict", {"€" * 999: 1})[1]
+    assert str(answer).count("€") == 100  # of what was sent
     answer = ask(url + "/predict/batch", columns_of([row] * 3) | {"c9": [1, 2]})[1]
     assert "equally many rows" in answer["detail"][0]["msg"]
     for path, kind, limit in (("", JSON, 10 * 2**20), ("/csv", CSV, 50 * 2**20)):
@@ -953,7 +960,7 @@ def test_too_much_waits(apis):
 def test_slow_readers(apis):
     """A client that does not take its answer is left, so that others' files are predicted."""
     api = load_api(apis["given"].path)
-    api.BODY_SECONDS, body = 1, "x,z\n" + f"-1.5,{'a' * 200}\n" * 50_000
+    api.ANSWER_SECONDS, body = 1, "x,z\n" + f"-1.5,{'a' * 200}\n" * 50_000
     with serve(api.app) as url, ExitStack() as stack:
         for _ in range(4):
             client = HTTPConnection(url.removeprefix("http://"))
