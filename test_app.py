@@ -95,6 +95,16 @@ class GivenLabels(ClassifierMixin, Given):
         return self.classes_[(X[:, 0] > 0.5).astype(int)]
 
 
+class OddLabels(GivenLabels):
+    """Answers as some that are not scikit-learn's do: float32, and a column of objects."""
+
+    def predict_proba(self, X):
+        return super().predict_proba(X).astype(np.float32)
+
+    def predict(self, X):
+        return self.classes_[(X[:, :1] > 0.6).astype(int)].astype(object)
+
+
 def quick(task, features):
     """Stand in for build_model(), whose candidates take a second."""
     linear = LinearRegression() if task == "regression" else LogisticRegression()
@@ -780,6 +790,56 @@ def test_csv(apis, tmp_path):
         assert "it has no column 'x', 'in'" in str(ask(url + "/predict/csv", "z\n1\n", CSV))
 
 
+def test_csv_cells(apis):
+    """Whatever a cell holds comes back as one cell, also each control character."""
+    marks = [*map(chr, range(1, 33)), "\x7f", "\x85", "\u2028", '"', '""', ",", "\r\n"]
+    cells = [text for mark in marks for text in (f"a{mark}b", f"{mark}b", f"a{mark}", mark)]
+    sent = io.StringIO(newline="")
+    csv.writer(sent, quoting=csv.QUOTE_ALL).writerows([("x", "z"), *((-1, c) for c in cells)])
+    scored = ask(apis["given"].url + "/predict/csv", sent.getvalue(), CSV)[1]
+    rows = list(csv.reader(io.StringIO(scored, newline="")))[1:]
+    assert [row[:3] for row in rows] == [["-1", cell, "-1.0"] for cell in cells]
+
+
+def test_warns(tmp_path):
+    """Of another text, a rare gap, and a prediction that the target never was; with units."""
+    table = csv_of({"x": ["", *K[1:]], "town": ["Bonn", *["Ulm", "Bonn"] * 9], "y": K})
+    model = fit(tmp_path, table, build=lambda *_: Given())
+    x, town = model.card["features"]
+    x["unit"], town["open"] = "mi.", True
+    changed = {"low": [2.0, 0.0], "high": [19.0, 1.0], "rarely_missing": [True, False]}
+    changed = {key: np.array(value) for key, value in changed.items()} | {"card": model.card}
+    joblib.dump(joblib.load(model.path) | changed, model.path)
+    above = ["x 200 mi. is above 19 mi., the highest in training",
+             "town is none of the 2 texts that training knows",
+             "y 200 is above 19, the highest in training"]  # fmt: skip
+    gap = ["x is missing, as in only 1 row of training", "y 0 is below 1, the lowest in training"]
+    with serve(load_api(model.path).app) as url:
+        for row, warnings in (({"x": 200, "town": "Rom"}, above), ({"town": "Bonn"}, gap)):
+            answer = ask(url + "/predict", row)[1]
+            assert answer["warnings"] == warnings
+            assert answer["interval"][0] <= answer["prediction"] <= answer["interval"][1]
+        scored = ask(url + "/predict/csv", "x,town\n200,Rom\n,Bonn\n", CSV)[1]
+        rows = list(csv.reader(scored.splitlines()))[1:]
+        assert [row[-2:] for row in rows] == [["; ".join(above), ""], ["; ".join(gap), ""]]
+        for text, words in (("a" * 1001, "at most 1000"), (7, 'a text, in quotes: "7"')):
+            status, answer = ask(url + "/predict", {"town": text})
+            assert (status, words in str(answer)) == (422, True)
+        docs = str(ask(url + "/openapi.json")[1])
+        assert "2 to 19 mi. in training" in docs
+
+
+def test_odd_estimator(apis, tmp_path):
+    """float32, and labels as a column of objects, are answered as others are."""
+    sixty = apis["sixty"]
+    saved = joblib.load(sixty.path)
+    odd = OddLabels().fit(saved["background"], np.array(["no", "yes"]))
+    joblib.dump(saved | {"model": odd, "by_probability": False}, tmp_path / "model.joblib")
+    with serve(load_api(tmp_path / "model.joblib").app) as url:
+        for x in (0.4375, 0.53125, 0.875):  # exact in float32
+            assert ask(url + "/predict", {"x": x}) == ask(sixty.url + "/predict", {"x": x})
+
+
 def test_explain(apis):
     """In y = 3 c7 - 2 c1 a share is the coefficient times the distance from the mean."""
     row, mean = {f"c{i}": i / 2 for i in range(30)}, apis["linear"].background.mean(axis=0)
@@ -890,6 +950,7 @@ def test_limits(apis):
     (re.escape(sklearn.__version__).encode(), lambda found: re.sub(rb"\d", b"0", found[0]),
      "was saved by scikit-learn 0.*, this is .*: run `python train.py`"),
     (b".*", b"version https://git-lfs.github.com/", "is a Git LFS pointer: run `git lfs pull`"),
+    (b"bare", b"", "is a bare Pipeline: run `python train.py TABLE --target COLUMN --model PATH`"),
     (b"", b"", "has SHA-256 [0-9a-f]{64}, but MODEL_SHA256 is 'abc'"),
 ])  # fmt: skip
 def test_bad_model(there, instead, words, apis, tmp_path, caplog):
@@ -898,6 +959,8 @@ def test_bad_model(there, instead, words, apis, tmp_path, caplog):
     if instead is not None:
         joblib.dump(joblib.load(apis["price"].path), path)  # not compressed
         path.write_bytes(re.sub(there, instead, path.read_bytes(), flags=re.DOTALL))
+    if there == b"bare":
+        joblib.dump(make_pipeline(StandardScaler()), path)
     app = load_api(path, MODEL_SHA256="" if there else "abc").app
     with pytest.raises(SystemExit) as end:
         uvicorn.run(app, port=0, log_config=None)
