@@ -16,7 +16,7 @@ import warnings
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
@@ -156,10 +156,6 @@ logging.getLogger("uvicorn.access").disabled = True  # a line a request costs a 
 
 # the model, and its answers
 MAX_SENTENCES = 20  # warnings for a row, and reasons in a 422
-OUTSIDE = {  # of the range in training: below it, and above
-    "number": ("below {}, the lowest", "above {}, the highest"),
-    "date": ("before {}, the earliest", "after {}, the latest"),
-}
 
 
 class Model:
@@ -202,9 +198,8 @@ class Model:
         probabilities = np.asarray(self.model.predict_proba(X), float)
         predicted = probabilities.argmax(axis=1)
         if not self.by_probability:  # then it has a rule of its own
-            places = {str(label): place for place, label in enumerate(self.model.classes_)}
-            labels = np.ravel(self.model.predict(X)).tolist()
-            predicted = np.array([places[str(label)] for label in labels])
+            labels = np.reshape(self.model.predict(X), (len(X), 1))
+            predicted = (labels == self.model.classes_).argmax(axis=1)
         predictions = [self.classes[place] for place in predicted.tolist()]
         # likely: the predicted label, then all that are as probable as nine of ten of theirs were
         likely = [[label] for label in predictions]
@@ -243,20 +238,19 @@ class Model:
 
     def say(self, place: int, value: float) -> str:
         """Return what is unusual about a value of a feature, or about a prediction."""
-        feature, is_above = self.checked[place], value > self.high[place]
-        name, end = feature["name"], self.high[place] if is_above else self.low[place]
+        feature, end = self.checked[place], self.low[place]
+        name, words = feature["name"], "{} {} is below {}, the lowest in training"
         if np.isnan(value):
-            rows = f"{feature['missing']} row" + "s" * (feature["missing"] > 1)
+            rows = f"{feature['missing']:,} of {self.card['rows']:,} rows"
             return f"{name} is missing, as in only {rows} of training"
         if feature["type"] == "category":
             return f"{name} is none of the {len(feature['choices'])} texts that training knows"
+        if value > end:
+            end, words = self.high[place], "{} {} is above {}, the highest in training"
         if feature["type"] == "date":
-            value, end = decode(feature, value), decode(feature, end)
-        else:
-            unit = feature.get("unit", "")
-            value, end = f"{value:.15g} {unit}".rstrip(), f"{end:.15g} {unit}".rstrip()
-        words = OUTSIDE[feature["type"]][int(is_above)].format(end)
-        return f"{name} {value} is {words} in training"
+            return words.format(name, decode(feature, value), decode(feature, end))
+        unit = f" {feature['unit']}" if "unit" in feature else ""
+        return words.format(name, f"{value:.15g}{unit}", f"{end:.15g}{unit}")
 
     def write(self, columns: list) -> Answer:
         """Return the answers' columns, or one row of them, under the names that JSON has."""
@@ -428,21 +422,19 @@ class Queue:
         if self.rows + len(X) > MAX_WAITING_ROWS:
             raise HTTPException(503, "Too much work is waiting", LATER)
         self.rows += len(X)
-        parts = []
+        columns = []
         try:
             for start in range(0, len(X), MAX_CALL_ROWS):
                 future = self.loop.create_future()
                 self.waiting.append((model, X[start : start + MAX_CALL_ROWS], future))
                 # it starts a moment later, so that requests that are read together share a call
                 self.task = self.task or asyncio.create_task(self.share_calls())
-                parts.append(await future)
+                part = await future
+                columns = [a + b for a, b in zip(columns, part)] if columns else part
         except asyncio.CancelledError:
             raise HTTPException(503, "The server is stopping", LATER) from None
         finally:
             self.rows -= len(X)
-        columns = parts[0]
-        if len(parts) > 1:
-            columns = [list(chain(*values)) for values in zip(*parts)]
         if None in columns[0]:
             place = [columns[0].index(None)] if len(X) > 1 else []
             raise refusal("The model has no answer for these values", "no_answer", *place)
@@ -555,8 +547,10 @@ def read_part(rows: Iterator[list[str]]) -> list[list[str]]:
 def predict_lines(table: tuple, model: Model, queue: Queue) -> Iterator[str]:
     """Yield the rows with their answers, part after part. It runs in a thread."""
     names, separator, rows = table
-    sure = [f"probability of {label}" for label in model.classes] + ["likely"]
-    added = ["prediction", *(sure if model.classes else ["low", "high"]), "warnings", "problem"]
+    added = ["low", "high"]
+    if model.classes:
+        added = [*(f"probability of {label}" for label in model.classes), "likely"]
+    added = ["prediction", *added, "warnings", "problem"]
     lines = [names + [f"{name} (model)" if name in names else name for name in added]]
     absent = [f"there is no column '{name}'" for name in model.features if name not in names]
     while part := read_part(rows):
@@ -566,20 +560,17 @@ def predict_lines(table: tuple, model: Model, queue: Queue) -> Iterator[str]:
         if readable:
             call = asyncio.run_coroutine_threadsafe(queue.call(model, X[readable]), queue.loop)
             answers = dict(zip(readable, zip(*call.result())))
-        for row, cells in enumerate(part):
-            answer = [""] * (len(added) - 1)
-            if row in answers and answers[row][0] is None:
+        for row, answer in answers.items():
+            if answer[0] is None:
                 problems[row].append("the model has no answer for this row")
-            elif row in answers:
-                *values, sentences = answers[row]
-                if model.classes:
-                    values[-1] = " or ".join(values[-1])
-                else:
-                    values = values[0], *values[1]
-                answer = [spell(value, model) for value in values]
-                answer.append("; ".join(absent[:MAX_SENTENCES] + sentences))
-            reasons = "; ".join(problems[row][:MAX_SENTENCES])
-            lines.append([*cells[: len(names)], *answer, reasons])
+        for row, cells in enumerate(part):
+            spelled = [""] * (len(added) - 1)
+            if row not in problems:
+                prediction, *numbers, likely, sentences = answers[row]
+                ends = [" or ".join(likely)] if model.classes else likely
+                spelled = [spell(value, model) for value in (prediction, *numbers, *ends)]
+                spelled.append("; ".join(absent[:MAX_SENTENCES] + sentences))
+            lines.append([*cells[: len(names)], *spelled, "; ".join(problems[row][:MAX_SENTENCES])])
         yield write_csv(lines, separator)
         lines = []
 
@@ -615,7 +606,7 @@ def write_csv(lines: list[list[str]], separator: str) -> str:
 
 # loading, and swapping
 WATCH_SECONDS = 1  # between looks at the file: a new one is served without a restart
-SAVED = {"model", "card", "background", "by_probability", "low", "high", "rarely_missing"}
+SAVED = ("model", "background", "by_probability", "low", "high", "rarely_missing")  # and the card
 
 
 async def serve_file(app: FastAPI) -> None:
@@ -648,28 +639,20 @@ def load(path: str) -> dict:
     todo = "run `python train.py`"
     try:
         written, content = os.stat(path).st_mtime_ns, Path(path).read_bytes()
-    except OSError as error:
-        raise ValueError(f"'{path}' can't be read ({error.strerror}): {todo}") from None
-    sha256 = hashlib.sha256(content).hexdigest()
-    if MODEL_SHA256 and sha256 != MODEL_SHA256.lower():
-        raise ValueError(f"'{path}' has SHA-256 {sha256}, but MODEL_SHA256 is '{MODEL_SHA256}'")
-    if content.startswith(b"version https://git-lfs"):
-        raise ValueError(f"'{path}' is a Git LFS pointer: run `git lfs pull`")
-    try:
+        sha256 = hashlib.sha256(content).hexdigest()
+        if MODEL_SHA256.lower() not in ("", sha256):
+            raise ValueError(f"it has SHA-256 {sha256}, but MODEL_SHA256 is '{MODEL_SHA256}'")
         with warnings.catch_warnings():
             warnings.simplefilter("error", InconsistentVersionWarning)
             saved = joblib.load(io.BytesIO(content))
-        if not isinstance(saved, dict):
-            found = f"is a bare {type(saved).__name__}"
-            todo = "run `python train.py TABLE --target COLUMN --model PATH`"
-        elif saved.keys() >= SAVED:
+        if isinstance(saved, dict):
             card = saved["card"] | {"sha256": sha256}
-            return saved | {"card": card, "written": written}
-        else:
-            found = "was saved by another train.py"
+            return {key: saved[key] for key in SAVED} | {"card": card, "written": written}
+        found = f"is a bare {type(saved).__name__}"
+        todo = "run `python train.py TABLE --target COLUMN --model PATH`"
     except InconsistentVersionWarning as error:
         then, now = error.original_sklearn_version, error.current_sklearn_version
         found = f"was saved by scikit-learn {then}, this is {now}"
     except Exception as error:  # noqa: BLE001 a pickle may raise anything
-        found = f"was not saved by train.py, or only in part ({type(error).__name__}: {error})"
+        found = f"can't be served ({type(error).__name__}: {error})"
     raise ValueError(f"'{path}' {found}: {todo}")
