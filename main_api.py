@@ -136,11 +136,25 @@ async def count_file(request: Request) -> AsyncIterator[None]:
         yield
 
 
-one_of_few = [Depends(count_file)]
+class CSVResponse(StreamingResponse):
+    """An answer part after part; a client that is too slow to take it is left."""
+
+    media_type = "text/csv"
+
+    async def __call__(self, *connection: Any) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await super().__call__(*connection)
 
 
-@app.post("/predict/csv", dependencies=one_of_few, max_body_size=MAX_FILE_BYTES, responses=REFUSALS)
-async def predict_csv(request: Request) -> Response:
+@app.post(
+    "/predict/csv",
+    dependencies=[Depends(count_file)],
+    max_body_size=MAX_FILE_BYTES,
+    response_class=CSVResponse,
+    responses=REFUSALS,
+)
+async def predict_csv(request: Request) -> CSVResponse:
     """Predict a table as train.py reads it: its columns come back, followed by the answer's."""
     model, queue = request.app.state.model, request.app.state.queue
     content = await read_body(request, "text/csv")
@@ -502,15 +516,6 @@ async def share_out(x: np.ndarray, model: Model, queue: Queue) -> dict[str, Any]
 # a file
 MAX_PART_CHARACTERS = 2_000_000  # of a file, answered together; and ten for each cell
 ANSWER_SECONDS = 600  # for a file to be predicted, and for its client to take the answer
-
-
-class CSVResponse(StreamingResponse):
-    """An answer part after part; a client that is too slow to take it is left."""
-
-    async def __call__(self, *connection: Any) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(ANSWER_SECONDS):
-                await super().__call__(*connection)
 
 
 def open_table(content: bytes, model: Model) -> tuple[list[str], str, Iterator[list[str]]]:

@@ -701,7 +701,9 @@ def test_get(api):
         responses = paths[path]["post"]["responses"]
         assert responses.keys() == {"200", "400", "413", "415", "422", "503"}
         assert {ask(api.url + path, example)[0] for example in schema["examples"]} == {200}
-    table = paths["/predict/csv"]["post"]["requestBody"]["content"][CSV]["schema"]["example"]
+    post = paths["/predict/csv"]["post"]
+    assert post["responses"]["200"]["content"].keys() == {CSV}
+    table = post["requestBody"]["content"][CSV]["schema"]["example"]
     status, scored = ask(api.url + "/predict/csv", table, CSV)
     scored = list(csv.reader(io.StringIO(scored), delimiter=",;"[api.card["decimal"] == ","]))
     assert (status, len(scored)) == (200, 1 + len(api.card["examples"]))
