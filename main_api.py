@@ -11,18 +11,18 @@ import hashlib
 import io
 import logging
 import os
-import queue
 import threading
 import warnings
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal, NotRequired
 
-# one thread a call: pools would fight with the event loop, and wait for each other
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pools would fight with the event loop
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import joblib
@@ -30,112 +30,174 @@ import numpy as np
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 from sklearn import config_context
 from sklearn.exceptions import InconsistentVersionWarning
 from starlette.requests import ClientDisconnect
+from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
 
-from train import MAX_NUMBER, check_decimal, decode, encode, read_date, read_table
+from train import MAX_NUMBER, check_file, decode, encode, read_date, read_table
 
 MODEL_PATH = os.environ.get("MODEL_PATH") or "model.joblib"
 MODEL_SHA256 = os.environ.get("MODEL_SHA256", "")  # if set, any other file is refused
-WATCH_SECONDS = 1  # between looks at the file: a new one is served without a restart
-
-MAX_ROWS = 10_000  # in one request of JSON
-MAX_BODY_BYTES = 10 * 2**20  # MAX_ROWS of 100 features of ten characters
-MAX_BRACKETS = 1_000_000  # in a body of JSON, where one label has hardly more than one
+MAX_ROWS, MAX_BODY_BYTES = 10_000, 10 * 2**20  # in one request of JSON
 MAX_FILE_ROWS, MAX_FILE_BYTES = 100_000, 50 * 2**20  # of a CSV file
 MAX_FILES = 4  # at once; each is held in memory until it is answered
-MAX_PART_CHARACTERS = 2_000_000  # of a file, answered together; and ten for each cell
-MAX_PIECE = 2**18  # characters of a file's answer sent at once: a slow line takes them in time
-MAX_CALL_ROWS = 2_000  # in one call of the model: what is longer lets others in between
-MAX_WAITING_ROWS = 100_000  # beyond it the answer is 503: a second of work, or 35 explanations
-MAX_EXPLAIN_CELLS = 4_000_000  # of the rows made up for one explanation
-MAX_SENTENCES = 20  # reasons in a 422, warnings for a row
-BODY_SECONDS = 60  # for a client to send all of its body, or to take a piece of the answer
+REFUSALS: dict[int | str, dict] = {400: {}, 413: {}, 415: {}, 422: {}, 503: {}}  # in HTTP's words
 LATER = {"Retry-After": "1"}  # seconds: a header of 503
+
+
+class Answer(TypedDict):
+    prediction: str | float
+    probabilities: NotRequired[dict[str, float]]  # of each label, in a classification
+    likely: NotRequired[list[str]]  # labels, one of which is true in nine of ten rows
+    interval: NotRequired[list[float]]  # in a regression: low, high
+    warnings: list[str]  # a sentence for each value outside of what training has seen
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Load the model once, before the first request; swap it when its file is another one."""
+    try:
+        await serve_file(app)
+    except ValueError as error:
+        # note: uvicorn would log a traceback where one line says it all
+        log.addFilter(lambda record: not record.getMessage().startswith("Traceback"))
+        log.error("main_api.py: %s", error)
+        raise
+    app.state.queue, app.state.files = Queue(), asyncio.Semaphore(MAX_FILES)
+    watch = asyncio.create_task(serve_new_files(app))
+    gc.freeze()  # collections needn't walk the libraries and the model again: a fifth of the time
+    yield
+    watch.cancel()
+    app.state.queue.calls.put(None)
+
+
+class JSONRoute(APIRoute):
+    """A route that FastAPI documents, but whose answer pydantic writes as it is: half the work.
+    With dependencies, a login say, it is an ordinary route."""
+
+    def get_route_handler(self) -> Callable:
+        async def handle(request: Request) -> Response:
+            return Response(to_json(await self.endpoint(request)), media_type="application/json")
+
+        return super().get_route_handler() if self.dependencies else handle
+
+
+app = FastAPI(lifespan=lifespan, max_body_size=MAX_BODY_BYTES)
+app.router.route_class = JSONRoute
+
+
+@app.head("/health", include_in_schema=False)
+@app.get("/health")
+async def health(request: Request) -> dict[str, str]:
+    """Answer as soon as the model is loaded; before that nothing listens."""
+    return {"status": "ok"}
+
+
+@app.get("/model")
+async def model_card(request: Request) -> dict[str, Any]:
+    """Return the model's card, with the SHA-256 of the file."""
+    return request.app.state.model.card
+
+
+@app.post("/predict", responses=REFUSALS)
+async def predict(request: Request) -> Answer:
+    """Predict one row."""
+    model = request.app.state.model
+    X = await read_rows(request, model, model.Row)
+    columns = await request.app.state.queue.predict(model, X)
+    return model.write([column[0] for column in columns])
+
+
+@app.post("/predict/batch", responses=REFUSALS)
+async def predict_batch(request: Request) -> dict[str, Any]:
+    """Predict many rows, given as columns; the answer has the keys of one row's, a list each."""
+    model = request.app.state.model
+    X = await read_rows(request, model, model.Columns)
+    return model.write(await request.app.state.queue.predict(model, X))
+
+
+@app.post("/explain", responses=REFUSALS)
+async def explain(request: Request) -> dict[str, Any]:
+    """Say what each feature adds to the answer for one row: the shares add up to the difference
+    of its value, a label's probability or a number, from the average over rows of the table."""
+    model = request.app.state.model
+    [x] = await read_rows(request, model, model.Row)
+    return await share_out(x, model, request.app.state.queue)
+
+
+async def count_file(request: Request) -> AsyncIterator[None]:
+    """Let MAX_FILES in at once, until they are answered or given up."""
+    if request.app.state.files.locked():
+        raise HTTPException(503, f"{MAX_FILES} files are being predicted", LATER)
+    async with request.app.state.files:
+        yield
+
+
+class CSVResponse(StreamingResponse):
+    """An answer part after part; a client that is too slow to take it is left."""
+
+    media_type = "text/csv"
+
+    async def __call__(self, *connection: Any) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await super().__call__(*connection)
+
+
+@app.post(
+    "/predict/csv",
+    dependencies=[Depends(count_file)],
+    max_body_size=MAX_FILE_BYTES,
+    response_class=CSVResponse,
+    responses=REFUSALS,
+)
+async def predict_csv(request: Request) -> CSVResponse:
+    """Predict a table as train.py reads it: its columns come back, followed by the answer's."""
+    model, queue = request.app.state.model, request.app.state.queue
+    content = await read_body(request, "text/csv")
+    table = await asyncio.to_thread(open_table, content, model)
+    return CSVResponse(predict_lines(table, model, queue))
+
+
+# The story ends here. What follows is how it is done, and the care it takes: models that raise,
+# bodies that are hostile, lines that are slow.
 
 log = logging.getLogger("uvicorn.error")
 logging.getLogger("uvicorn.access").disabled = True  # a line a request costs a tenth of the speed
 
-
-def refusal(message: str, kind: str, *place: str | int) -> HTTPException:
-    """Return the 422 that says what is wrong at a place of the body."""
-    return HTTPException(422, [{"loc": ["body", *place], "msg": message, "type": kind}])
-
-
-# what is loaded
-
-
-def load(path: str) -> dict:
-    """Return what train.py saved, with the file's SHA-256 and when it was written.
-
-    Raises ValueError with one line: the file, what was found, what to type.
-    """
-    todo = "run `python train.py`"
-    try:
-        written, content = os.stat(path).st_mtime_ns, Path(path).read_bytes()
-    except OSError as error:
-        raise ValueError(f"'{path}' can't be read ({error.strerror}): {todo}") from None
-    sha256 = hashlib.sha256(content).hexdigest()
-    if MODEL_SHA256 and sha256 != MODEL_SHA256.lower():
-        raise ValueError(f"'{path}' has SHA-256 {sha256}, but MODEL_SHA256 is '{MODEL_SHA256}'")
-    if content.startswith(b"version https://git-lfs"):
-        raise ValueError(f"'{path}' is a Git LFS pointer: run `git lfs pull`")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", InconsistentVersionWarning)
-            saved = joblib.load(io.BytesIO(content))
-        if {"model", "card", "background", "by_probability", "low", "high"} <= saved.keys():
-            return saved | {"sha256": sha256, "written": written}
-        found = "was saved by another train.py"
-    except InconsistentVersionWarning as error:
-        then, now = error.original_sklearn_version, error.current_sklearn_version
-        found = f"was saved by scikit-learn {then}, this is {now}"
-    except Exception as error:  # noqa: BLE001 a pickle may raise anything
-        found = f"was not saved by train.py, or only in part ({type(error).__name__}: {error})"
-    raise ValueError(f"'{path}' {found}: {todo}")
-
-
-# how it answers
-
-
-OUTSIDE = {  # of the training range
-    ("number", "minimum"): "{:.15g} is below {:.15g}, the lowest",
-    ("number", "maximum"): "{:.15g} is above {:.15g}, the highest",
-    ("date", "minimum"): "{} is before {}, the earliest",
-    ("date", "maximum"): "{} is after {}, the latest",
-}
+# the model, and its answers
+MAX_SENTENCES = 20  # warnings for a row, and reasons in a 422
 
 
 class Model:
-    """What was loaded, and how it answers. It never changes, so that a request may keep it."""
+    """What train.py saved, and how it answers. It never changes, so that a request may keep it."""
 
     def __init__(self, path: str):
-        saved = load(path)
-        self.card = saved["card"] | {"sha256": saved["sha256"]}
+        vars(self).update(load(path))  # card, model, background, by_probability, low, high, ...
         self.features = {feature["name"]: feature for feature in self.card["features"]}
-        self.classes: list[str] = self.card.get("classes", [])  # none: it is a regression
-        self.uncertainty = self.card["uncertainty"]
-        self.estimator, self.background = saved["model"], saved["background"]
-        self.by_probability, self.written = saved["by_probability"], saved["written"]
-        self.low, self.high = saved["low"], saved["high"]
-        self.Row, self.Columns = body_schemas(self.card)
+        self.Row, self.Columns = body_types(self.card)
+        self.classes = self.card.get("classes", [])  # none: it is a regression
+        self.checked = list(self.features.values())
+        if not self.classes:  # then a prediction is checked like a feature
+            self.checked.append({"name": self.card["target"], "type": "number"})
+            self.low = np.append(self.low, self.card["uncertainty"]["minimum"])
+            self.high = np.append(self.high, self.card["uncertainty"]["maximum"])
+            self.rarely_missing = np.append(self.rarely_missing, False)
 
     def answer(self, X: np.ndarray, is_part: bool = False) -> list[list]:
         """Return the answers' columns: the prediction, of a classification each class' probability
         and likely, of a regression the interval, and the warnings.
 
-        The prediction is None where the estimator has none. A row that makes it raise spoils no
-        other.
+        The prediction is None where the model has none. A row that makes it raise spoils no other.
         """
         try:
             outputs, *columns = self.classify(X) if self.classes else self.regress(X)
-            has_answer = np.isfinite(outputs).all(axis=1)
-            for row in np.flatnonzero(~has_answer):
+            for row in np.flatnonzero(~np.isfinite(outputs).all(axis=1)):
                 columns[0][row] = None
-            return [*columns, self.warn(X)]
+            return [*columns, self.warn(X if self.classes else np.hstack([X, outputs]))]
         except Exception as error:  # noqa: BLE001 an estimator may raise anything
             if not is_part:
                 log.warning("the model raised %s: %s", type(error).__name__, error)
@@ -147,15 +209,15 @@ class Model:
 
     def classify(self, X: np.ndarray) -> tuple[np.ndarray | list, ...]:
         """Return probabilities of shape (rows, classes), and the answers' first columns."""
-        probabilities = self.estimator.predict_proba(X)
-        if self.by_probability:
-            predicted = probabilities.argmax(axis=1)
-        else:
-            predicted = np.searchsorted(self.classes, self.estimator.predict(X))
+        probabilities = np.asarray(self.model.predict_proba(X), float)
+        predicted = probabilities.argmax(axis=1)
+        if not self.by_probability:  # then it has a rule of its own
+            labels = np.reshape(self.model.predict(X), (len(X), 1))
+            predicted = (labels == self.model.classes_).argmax(axis=1)
         predictions = [self.classes[place] for place in predicted.tolist()]
         # likely: the predicted label, then all that are as probable as nine of ten of theirs were
         likely = [[label] for label in predictions]
-        others = probabilities >= self.uncertainty["thresholds"]
+        others = probabilities >= self.card["uncertainty"]["thresholds"]
         others[np.arange(len(X)), predicted] = False
         rows, places = others.nonzero()
         order = np.argsort(-probabilities[rows, places], kind="stable")
@@ -165,31 +227,46 @@ class Model:
 
     def regress(self, X: np.ndarray) -> tuple[np.ndarray | list, ...]:
         """Return predictions of shape (rows, 1), and the answers' first columns."""
-        predictions = np.asarray(self.estimator.predict(X), float).reshape(len(X), 1)
-        band = np.searchsorted(self.uncertainty["edges"], predictions, side="right")
-        width = np.take(self.uncertainty["widths"], band)
-        ends = self.uncertainty["at_least"], self.uncertainty["at_most"]
-        middle = predictions.clip(*ends)
-        intervals = np.hstack([middle - width, middle + width]).clip(*ends)
-        return predictions, predictions[:, 0].tolist(), intervals.tolist()
+        predictions = np.asarray(self.model.predict(X), float).reshape(len(X), 1)
+        uncertainty = self.card["uncertainty"]
+        band = np.searchsorted(uncertainty["edges"], predictions, side="right")
+        width = np.take(uncertainty["widths"], band)
+        # an interval keeps the sign that the target has in all of training
+        floor = 0.0 if uncertainty["minimum"] >= 0 else -np.inf
+        ceiling = 0.0 if uncertainty["maximum"] <= 0 else np.inf
+        middle = predictions.clip(floor, ceiling)
+        low = np.minimum(predictions, (middle - width).clip(floor))
+        high = np.maximum(predictions, (middle + width).clip(None, ceiling))
+        return predictions, predictions[:, 0].tolist(), np.hstack([low, high]).tolist()
 
-    def warn(self, X: np.ndarray) -> list[list[str]]:
-        """Return for each row a sentence for each value outside of the training range."""
+    def warn(self, values: np.ndarray) -> list[list[str]]:
+        """Return for each row a sentence for each value the like of which training has not seen."""
         # rows share a list until one needs its own: thousands of lists cost as much as a call
-        sentences: list[list[str]] = [[]] * len(X)
-        outside = (X < self.low) | (X > self.high)
-        for row in np.flatnonzero(outside.any(axis=1)):
-            sentences[row] = []
-            for place in np.flatnonzero(outside[row])[:MAX_SENTENCES]:
-                feature, value = self.card["features"][place], X[row, place]
-                end = "maximum" if value > self.high[place] else "minimum"
-                if feature["type"] == "date":
-                    value = decode(feature, value)
-                words = OUTSIDE[feature["type"], end].format(value, feature[end])
-                sentences[row].append(f"{feature['name']} {words} in training")
+        sentences: list[list[str]] = [[]] * len(values)
+        unseen = (values < self.low) | (values > self.high)
+        unseen |= np.isnan(values) & self.rarely_missing
+        for row in np.flatnonzero(unseen.any(axis=1)):
+            places = np.flatnonzero(unseen[row])[:MAX_SENTENCES]
+            sentences[row] = [self.say(place, values[row, place]) for place in places]
         return sentences
 
-    def write(self, columns: list) -> dict[str, Any]:
+    def say(self, place: int, value: float) -> str:
+        """Return what is unusual about a value of a feature, or about a prediction."""
+        feature, end = self.checked[place], self.low[place]
+        name, words = feature["name"], "{} {} is below {}, the lowest in training"
+        if np.isnan(value):
+            rows = f"{feature['missing']:,} of {self.card['rows']:,} rows"
+            return f"{name} is missing, as in only {rows} of training"
+        if feature["type"] == "category":
+            return f"{name} is none of the {len(feature['choices'])} texts that training knows"
+        if value > end:
+            end, words = self.high[place], "{} {} is above {}, the highest in training"
+        if feature["type"] == "date":
+            return words.format(name, decode(feature, value), decode(feature, end))
+        unit = f" {feature['unit']}" if "unit" in feature else ""
+        return words.format(name, f"{value:.15g}{unit}", f"{end:.15g}{unit}")
+
+    def write(self, columns: list) -> Answer:
         """Return the answers' columns, or one row of them, under the names that JSON has."""
         prediction, *probabilities, likely, sentences = columns
         sure = {"interval": likely}
@@ -199,6 +276,7 @@ class Model:
 
 
 # the schema, made from the card
+MAX_TEXT = 1_000  # characters of a text that is none of the choices
 
 
 def to_days(text: str) -> float:
@@ -211,192 +289,71 @@ def to_days(text: str) -> float:
 
 def value_type(feature: dict) -> Any:
     """Return pydantic's type of one value, which comes out as encode() has it."""
-    if feature["type"] == "category":
-        codes = {choice: place for place, choice in enumerate(feature["choices"])}
-        return Annotated[Literal[tuple(codes)], AfterValidator(codes.__getitem__)]
-    if feature["type"] == "boolean":
+    kind, about = feature["type"], {}
+    if "minimum" in feature:
+        unit = f" {feature['unit']}" if "unit" in feature else ""
+        about["description"] = f"{feature['minimum']} to {feature['maximum']}{unit} in training"
+    if kind == "category":
+        places = {choice: place for place, choice in enumerate(feature["choices"])}
+        if not feature.get("open"):
+            return Annotated[Literal[tuple(places)], AfterValidator(places.__getitem__)]
+        text = Field(strict=True, max_length=MAX_TEXT, examples=feature["choices"])
+        return Annotated[str, text, AfterValidator(lambda text: places.get(text, len(places)))]
+    if kind == "boolean":
         return Annotated[bool, Field(strict=True)]
-    if feature["type"] == "date":
+    if kind == "date":
         is_day = "T" not in feature["minimum"] + feature["maximum"]
-        iso = Field(strict=True, json_schema_extra={"format": "date"} if is_day else None)
-        return Annotated[str, iso, AfterValidator(to_days)]
-    return Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-MAX_NUMBER, le=MAX_NUMBER)]
+        about |= {"format": "date"} if is_day else {}
+        return Annotated[str, Field(strict=True, json_schema_extra=about), AfterValidator(to_days)]
+    limits = {"ge": -MAX_NUMBER, "le": MAX_NUMBER, "allow_inf_nan": False}
+    return Annotated[float, Field(strict=True, json_schema_extra=about, **limits)]
 
 
-def body_schemas(card: dict) -> tuple[type[BaseModel], type[BaseModel]]:
-    """Return the pydantic models of one row and of columns, the features' names as aliases."""
+def body_types(card: dict) -> tuple[TypeAdapter, TypeAdapter]:
+    """Return pydantic's types of one row, and of columns."""
     row, columns = {}, {}
-    for place, feature in enumerate(card["features"]):
-        one, default, about = value_type(feature), ..., feature["type"]
-        if "minimum" in feature:
-            about += f", {feature['minimum']} to {feature['maximum']} in training"
+    # the first wrong value of a column is enough: a thousand would cost memory
+    limits = Field(fail_fast=True, min_length=1, max_length=MAX_ROWS)
+    for feature in card["features"]:
+        name, one = feature["name"], value_type(feature)
+        row[name], columns[name] = one, Annotated[list[one], limits]
         if feature["nullable"]:
-            one, default, about = one | None, None, f"{about}, may be missing"
-        # the first wrong value of a column is enough: a thousand would cost memory
-        many = Annotated[list[one], Field(fail_fast=True, min_length=1, max_length=MAX_ROWS)]
-        if feature["nullable"]:
-            many = many | None
-        field = Field(default, alias=feature["name"], description=about)
-        row[f"f{place}"] = one, field
-        columns[f"f{place}"] = many, field
-    rows = [example["features"] for example in card["examples"]]
-    lists = {name: [each[name] for each in rows] for name in rows[0]}
-
-    def schema(name: str, example: Any, fields: dict) -> type[BaseModel]:
-        config = ConfigDict(extra="forbid", json_schema_extra={"examples": example})
-        return create_model(name, __config__=config, **fields)
-
-    return schema("Row", rows, row), schema("Columns", [lists], columns)
+            row[name] = NotRequired[one | None]
+            columns[name] = NotRequired[Annotated[list[one | None], limits] | None]
+    return TypeAdapter(TypedDict("Row", row)), TypeAdapter(TypedDict("Columns", columns))
 
 
-class Answer(BaseModel):
-    """Of a classification `probabilities` and `likely`, of a regression `interval`: low, high."""
-
-    prediction: str | float
-    probabilities: dict[str, float] | None = None
-    likely: list[str] | None = None
-    interval: list[float] | None = None
-    warnings: list[str]
-
-
-class Explanation(BaseModel):
-    prediction: str | float
-    value: float
-    average: float
-    shares: dict[str, float]
-
-
-# the queue
-
-
-class Work(NamedTuple):
-    model: Model
-    X: np.ndarray
-    future: asyncio.Future
-
-
-class Queue:
-    """Answer all waiting requests with one call of the model, which costs as much as for one row.
-
-    The model runs in a thread of its own, so the event loop stays free. Nobody waits for company:
-    a lone request is taken at once, and what arrives during its call is the next batch.
-    """
-
-    def __init__(self):
-        self.loop = asyncio.get_running_loop()
-        self.waiting: deque[Work] = deque()
-        self.arrivals: queue.SimpleQueue = queue.SimpleQueue()  # True for each work, False to stop
-        self.rows = 0  # of all requests of JSON that are not answered yet
-        # a daemon: unlike an executor's, it does not hold up the end of the program
-        threading.Thread(target=self.make_calls, daemon=True).start()
-
-    async def predict(self, model: Model, X: np.ndarray) -> list[list]:
-        """Return the answers' columns, as soon as the model is free.
-
-        Raises HTTPException 503 if too much waits, or the server stops.
-        """
-        if self.rows + len(X) > MAX_WAITING_ROWS:
-            raise HTTPException(503, "Too much work is waiting", LATER)
-        self.rows += len(X)
-        try:
-            parts = []
-            for start in range(0, len(X), MAX_CALL_ROWS):
-                parts.append(await self.put(model, X[start : start + MAX_CALL_ROWS]))
-            return [list(chain(*values)) for values in zip(*parts)]
-        except asyncio.CancelledError:
-            raise HTTPException(503, "The server is stopping", LATER) from None
-        finally:
-            self.rows -= len(X)
-
-    async def put(self, model: Model, X: np.ndarray) -> list[list]:
-        """Return the answers for up to MAX_CALL_ROWS rows, however much waits."""
-        work = Work(model, X, self.loop.create_future())
-        self.waiting.append(work)
-        # a moment later, so that requests that are read together share a call
-        self.loop.call_soon(self.arrivals.put, True)
-        return await work.future
-
-    @config_context(assume_finite=True, skip_parameter_validation=True)
-    def make_calls(self) -> None:
-        """Call the model again and again, in the thread."""
-        while self.arrivals.get():
-            # what shares a call: the first, and what fits beside it
-            batch, rows = [], 0
-            while self.waiting:
-                work = self.waiting[0]
-                rows += len(work.X)
-                if batch and (rows > MAX_CALL_ROWS or work.model is not batch[0].model):
-                    break
-                batch.append(self.waiting.popleft())
-            if batch:  # none, where what arrived has shared the call before
-                X = np.concatenate([work.X for work in batch])
-                columns = batch[0].model.answer(X)
-                self.loop.call_soon_threadsafe(self.deliver, batch, columns)
-
-    def deliver(self, batch: list[Work], columns: list[list]) -> None:
-        stop = 0
-        for work in batch:
-            start, stop = stop, stop + len(work.X)
-            if not work.future.done():  # cancelled, as its client has gone
-                work.future.set_result([column[start:stop] for column in columns])
-
-
-# from start to stop
-
-
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Load the model once, before the first request; swap it when its file is another one."""
-    try:
-        serve(app, Model(MODEL_PATH))
-    except ValueError as error:
-        # note: uvicorn would log a traceback where one line says it all
-        log.addFilter(lambda record: not record.getMessage().startswith("Traceback"))
-        log.error("main_api.py: %s", error)
-        raise
-    app.state.queue, app.state.files = Queue(), asyncio.Semaphore(MAX_FILES)
-    watch = asyncio.create_task(serve_new_files(app))
-    gc.freeze()  # collections needn't walk the libraries and the model again: a fifth of the time
-    yield
-    watch.cancel()
-    app.state.queue.arrivals.put(False)
-
-
-def serve(app: FastAPI, model: Model) -> None:
-    """Let the app answer with this model, and describe in /docs what to send it."""
-    app.state.model = model
+def document(app: FastAPI, model: Model) -> None:
+    """Describe in /docs what to send, with examples to execute."""
     app.title, app.description = model.card["title"], model.card["description"]
     app.openapi_schema = None  # of the model before
     paths = app.openapi()["paths"]
-    bodies = {"/predict": model.Row, "/predict/batch": model.Columns, "/explain": model.Row}
-    contents = {"/predict/csv": {"text/csv": {"schema": {"type": "string"}}}}
-    for path, body in bodies.items():
-        contents[path] = {"application/json": {"schema": body.model_json_schema()}}
-    for path, content in contents.items():
+
+    def describe(path: str, media_type: str, schema: dict) -> None:
+        content = {media_type: {"schema": schema}}
         paths[path]["post"]["requestBody"] = {"required": True, "content": content}
 
-
-async def serve_new_files(app: FastAPI) -> None:
-    """Serve what train.py writes while the app runs.
-
-    Requests in flight finish on the model they began with. A bad file is refused in one line, and
-    the model of before goes on.
-    """
-    seen = app.state.model.written
-    while True:
-        await asyncio.sleep(WATCH_SECONDS)
-        try:
-            before, seen = seen, os.stat(MODEL_PATH).st_mtime_ns
-            if seen != before:
-                serve(app, await asyncio.to_thread(Model, MODEL_PATH))
-                log.warning("main_api.py: the new '%s' is served", MODEL_PATH)
-        except OSError:  # there is none
-            continue
-        except Exception as error:  # noqa: BLE001 whatever is wrong with it, the next may be right
-            log.error("main_api.py: %s; the model of before goes on", error)
+    rows = [example["features"] for example in model.card["examples"]]
+    row = model.Row.json_schema() | {"additionalProperties": False, "examples": rows}
+    describe("/predict", "application/json", row)
+    describe("/explain", "application/json", row)
+    example = {name: [row[name] for row in rows] for name in model.features}
+    columns = model.Columns.json_schema() | {"additionalProperties": False, "examples": [example]}
+    describe("/predict/batch", "application/json", columns)
+    lines = [[spell(row[name], model) for name in model.features] for row in rows]
+    table = write_csv([[*model.features], *lines], ";" if model.card["decimal"] == "," else ",")
+    describe("/predict/csv", "text/csv", {"type": "string", "example": table})
 
 
-# what is sent
+# what is sent, and refused
+MAX_BRACKETS = 1_000_000  # in a body of JSON, where one label has hardly more than one
+MAX_MESSAGE = 300  # characters: pydantic would list all choices
+BODY_SECONDS = 60  # for a client to send all of its body
+
+
+def refusal(message: str, kind: str, *place: str | int) -> HTTPException:
+    """Return the 422 that says what is wrong at a place of the body."""
+    return HTTPException(422, [{"loc": ["body", *place], "msg": message, "type": kind}])
 
 
 async def read_body(request: Request, media_type: str) -> bytes:
@@ -412,11 +369,8 @@ async def read_body(request: Request, media_type: str) -> bytes:
         raise HTTPException(503, "The server is stopping", LATER) from None
 
 
-async def read_values(request: Request, model: Model, schema: type[BaseModel]) -> list:
-    """Return what the body has for each feature, as encode() has it, None for a gap.
-
-    Raises HTTPException 422.
-    """
+async def read_rows(request: Request, model: Model, body_type: TypeAdapter) -> np.ndarray:
+    """Return a row or columns as encode() has them. Raises HTTPException 422."""
     content = await read_body(request, "application/json")
     # note: lists in lists would take forty times their bytes, and seconds
     if content.count(b"[") + content.count(b"{") > MAX_BRACKETS:
@@ -432,168 +386,136 @@ async def read_values(request: Request, model: Model, schema: type[BaseModel]) -
         if name not in model.features:
             raise refusal("There is no such feature", "extra_forbidden", name[:100])
     try:
-        return list(vars(schema.model_validate(body)).values())
+        values = body_type.validate_python(body)
     except ValidationError as error:
         entries = error.errors()[:MAX_SENTENCES]
-        raise HTTPException(422, [reword(entry, model) for entry in entries]) from None
-
-
-def reword(entry: dict, model: Model) -> dict:
-    """Return pydantic's entry in words for people, and without the input: JSON may not hold it."""
-    message, kind, place = entry["msg"].removeprefix("Value error, "), entry["type"], entry["loc"]
-    if kind == "literal_error":
-        choices, label = model.features[place[0]]["choices"], str(entry["input"])[:100]
-        some = choices
-        if len(choices) > 10:
-            # what begins alike comes first: difflib would take seconds for long texts
-            alike = {c: len(os.path.commonprefix([c.lower(), label.lower()])) for c in choices}
-            near = sorted(choices, key=alike.get, reverse=True)[:10]
-            some = f"{len(choices)} choices, such as {near}"
-        message = f"'{label}' is not one of {some}"
-    elif kind == "float_type":
-        message += ", such as 13.5"
-    elif kind in ("less_than_equal", "greater_than_equal"):  # in 31 digits
-        message = f"Input should be from {-MAX_NUMBER:g} to {MAX_NUMBER:g}"
-    return {"loc": ["body", *place], "msg": message, "type": kind}
-
-
-# the routes
-
-
-class JSONRoute(APIRoute):
-    """A route that FastAPI documents, but whose answer pydantic writes as it is: half the work
-    (FastAPI's "Custom Request and APIRoute"). With dependencies, a login say, it is an ordinary
-    route."""
-
-    def get_route_handler(self) -> Callable:
-        async def handle(request: Request) -> Response:
-            return Response(to_json(await self.endpoint(request)), media_type="application/json")
-
-        return super().get_route_handler() if self.dependencies else handle
-
-
-app = FastAPI(lifespan=lifespan, max_body_size=MAX_BODY_BYTES)
-app.router.route_class = JSONRoute
-REFUSALS: dict[int | str, dict] = {400: {}, 413: {}, 415: {}, 422: {}, 503: {}}  # in HTTP's words
-
-
-@app.get("/health")
-async def health(request: Request) -> dict[str, str]:
-    """Answer as soon as the model is loaded; before that nothing listens."""
-    return {"status": "ok"}
-
-
-@app.get("/model")
-async def model_card(request: Request) -> dict[str, Any]:
-    """Return the model's card, with the SHA-256 of the file."""
-    return request.app.state.model.card
-
-
-@app.post("/predict", response_model=Answer, response_model_exclude_none=True, responses=REFUSALS)
-async def predict(request: Request) -> dict[str, Any]:
-    """Predict one row."""
-    model = request.app.state.model
-    values = await read_values(request, model, model.Row)
-    columns = await request.app.state.queue.predict(model, np.array([values], float))
-    if columns[0][0] is None:
-        raise refusal("The model has no answer for these values", "no_answer")
-    return model.write([column[0] for column in columns])
-
-
-@app.post("/predict/batch", responses=REFUSALS)
-async def predict_batch(request: Request) -> dict[str, Any]:
-    """Predict many rows, given as columns; the answer has the keys of one row's, a list each."""
-    model = request.app.state.model
-    values = await read_values(request, model, model.Columns)
-    lengths = {name: len(column) for name, column in zip(model.features, values) if column}
+        raise HTTPException(422, [reword(entry) for entry in entries]) from None
+    if body_type is model.Row:
+        return np.array([[values.get(name) for name in model.features]], float)
+    lengths = {name: len(column) for name, column in values.items() if column}
     if len(set(lengths.values())) != 1:
         raise refusal(f"Columns should have equally many rows, not {lengths}", "columns")
     gaps = [None] * max(lengths.values())  # in a column that is left out
-    X = np.array([column or gaps for column in values], float).T
-    columns = await request.app.state.queue.predict(model, X)
-    if None in columns[0]:
-        place = columns[0].index(None)
-        raise refusal("The model has no answer for this row", "no_answer", place)
-    return model.write(columns)
+    return np.array([values.get(name) or gaps for name in model.features], float).T
 
 
-@app.post("/explain", response_model=Explanation, responses=REFUSALS)
-async def explain(request: Request) -> dict[str, Any]:
-    """Say how much each feature adds to the answer for one row, compared with rows of the table.
+def reword(entry: dict) -> dict:
+    """Return pydantic's entry with what to type, and without the input: JSON may not hold it."""
+    message, kind = entry["msg"].removeprefix("Value error, "), entry["type"]
+    if kind == "float_type":
+        message += ", such as 13.5"
+    elif kind in ("literal_error", "string_type") and isinstance(entry["input"], float | int):
+        message = f'Input should be a text, in quotes: "{to_json(entry["input"]).decode()}"'
+    return {"loc": ["body", *entry["loc"]], "msg": message[:MAX_MESSAGE], "type": kind}
 
-    Permutation Shapley values: each of these rows becomes the asked one, feature by feature, in
-    a random order and then in its reverse. Strumbelj and Kononenko, "Explaining prediction models
-    and individual predictions with feature contributions", 2014.
+
+# the queue
+MAX_CALL_ROWS = 2_000  # in one call of the model: what is longer lets others in between
+MAX_WAITING_ROWS = 100_000  # beyond it the answer is 503: a second of work, or 35 explanations
+
+
+class Queue:
+    """Answer all who wait with one call of the model, which costs as much as for one row.
+
+    The model runs in a thread of its own, so the event loop stays free. Nobody waits for company:
+    a lone request is taken at once, and what arrives during its call is the next batch.
     """
-    model = request.app.state.model
-    x = np.array(await read_values(request, model, model.Row), float)
-    n = len(x)
-    background = model.background[: max(1, MAX_EXPLAIN_CELLS // (2 * n * (n + 1)))]
-    rng = np.random.default_rng(0)
-    steps, walks = [], []
-    for row in background:
+
+    def __init__(self):
+        self.loop = asyncio.get_running_loop()
+        self.waiting: deque[tuple[Model, np.ndarray, asyncio.Future]] = deque()
+        self.rows = 0  # of all requests of JSON that are not answered yet
+        self.task: asyncio.Task | None = None  # while somebody waits
+        self.calls: SimpleQueue = SimpleQueue()
+        # a daemon: unlike an executor's, it does not hold up the end of the program
+        threading.Thread(target=self.make_calls, daemon=True).start()
+
+    async def predict(self, model: Model, X: np.ndarray) -> list[list]:
+        """Return the answers' columns. Raises HTTPException 422 where the model has none, 503 if
+        too much waits or the server stops."""
+        if self.rows + len(X) > MAX_WAITING_ROWS:
+            raise HTTPException(503, "Too much work is waiting", LATER)
+        self.rows += len(X)
+        columns = []
+        try:
+            for start in range(0, len(X), MAX_CALL_ROWS):
+                future = self.loop.create_future()
+                self.waiting.append((model, X[start : start + MAX_CALL_ROWS], future))
+                # it starts a moment later, so that requests that are read together share a call
+                self.task = self.task or asyncio.create_task(self.share_calls())
+                part = await future
+                columns = [a + b for a, b in zip(columns, part)] if columns else part
+        except asyncio.CancelledError:
+            raise HTTPException(503, "The server is stopping", LATER) from None
+        finally:
+            self.rows -= len(X)
+        if None in columns[0]:
+            place = [columns[0].index(None)] if len(X) > 1 else []
+            raise refusal("The model has no answer for these values", "no_answer", *place)
+        return columns
+
+    async def share_calls(self) -> None:
+        """Answer all who wait, call after call, until nobody does."""
+        while self.waiting:
+            # the first, and what fits beside it
+            batch, rows, model = [], 0, self.waiting[0][0]
+            while self.waiting and self.waiting[0][0] is model:
+                rows += len(self.waiting[0][1])
+                if batch and rows > MAX_CALL_ROWS:
+                    break
+                batch.append(self.waiting.popleft())
+            X = np.concatenate([part for _, part, _ in batch])
+            columns = await self.call(model, X)
+            stop = 0
+            for _, part, future in batch:
+                start, stop = stop, stop + len(part)
+                if not future.done():  # cancelled, as its client has gone
+                    future.set_result([column[start:stop] for column in columns])
+        self.task = None
+
+    async def call(self, model: Model, X: np.ndarray) -> list[list]:
+        """Return the answers of a call of its own, once the calls before it are made."""
+        future = self.loop.create_future()
+        self.calls.put((model, X, future))
+        return await future
+
+    @config_context(assume_finite=True, skip_parameter_validation=True)
+    def make_calls(self) -> None:
+        """Call the model again and again, in the thread."""
+        while call := self.calls.get():
+            model, X, future = call
+            self.loop.call_soon_threadsafe(future.set_result, model.answer(X))
+
+
+# what each feature adds to an answer
+MAX_EXPLAIN_CELLS = 4_000_000  # of the rows made up for one explanation
+
+
+async def share_out(x: np.ndarray, model: Model, queue: Queue) -> dict[str, Any]:
+    """Return permutation Shapley values: rows of the background become x, feature by feature, in a
+    random order and then in its reverse. Strumbelj and Kononenko, "Explaining prediction models
+    and individual predictions with feature contributions", 2014."""
+    n, rng = len(x), np.random.default_rng(0)
+    walks, steps = [], []
+    for row in model.background[: max(1, MAX_EXPLAIN_CELLS // (2 * n * (n + 1)))]:
         there = rng.permutation(n)  # the step at which each feature is replaced
         for step in (there, n - 1 - there):
             steps.append(step)
             walks.append(np.where(step < np.arange(n + 1)[:, None], x, row))
-    columns = await request.app.state.queue.predict(model, np.vstack([x, *walks]))
-    outputs = columns[0]
-    if None in outputs:
-        raise refusal("The model has no answer for values between these", "no_answer")
-    prediction = outputs[0]
-    if model.classes:
-        outputs = columns[1 + model.classes.index(prediction)]
+    columns = await queue.predict(model, np.vstack([x, *walks]))
+    prediction = columns[0][0]
+    outputs = columns[1 + model.classes.index(prediction)] if model.classes else columns[0]
     value, outputs = outputs[0], np.reshape(outputs[1:], (-1, n + 1))  # a row for each walk
-    gains = [np.diff(walk)[step] for walk, step in zip(outputs, steps)]  # of each feature
-    shares = np.mean(gains, axis=0)
-    names = list(model.features)
-    return {
-        "prediction": prediction,
-        "value": value,
-        "average": float(outputs[:, 0].mean()),
-        "shares": {names[place]: float(shares[place]) for place in np.argsort(-np.abs(shares))},
-    }
+    gains = np.take_along_axis(np.diff(outputs), np.array(steps), axis=1)  # of each feature
+    shares = dict(zip(model.features, gains.mean(axis=0).tolist()))
+    shares = dict(sorted(shares.items(), key=lambda share: -abs(share[1])))
+    average = outputs[:, 0].mean().item()
+    return {"prediction": prediction, "value": value, "average": average, "shares": shares}
 
 
 # a file
-
-
-class CSVResponse(StreamingResponse):
-    """An answer piece after piece; a client that takes none of it for too long is left."""
-
-    media_type = "text/csv"
-
-    async def __call__(self, scope: Any, receive: Any, send: Callable) -> None:
-        async def send_in_time(message: dict) -> None:
-            async with asyncio.timeout(BODY_SECONDS):
-                await send(message)
-
-        with suppress(TimeoutError):
-            await super().__call__(scope, receive, send_in_time)
-
-
-async def count_file(request: Request) -> AsyncIterator[None]:
-    """Let MAX_FILES in at once, until they are answered or given up."""
-    files = request.app.state.files
-    if files.locked():
-        raise HTTPException(503, f"{MAX_FILES} files are being predicted", LATER)
-    async with files:
-        yield
-
-
-@app.post(
-    "/predict/csv",
-    dependencies=[Depends(count_file)],
-    max_body_size=MAX_FILE_BYTES,
-    responses=REFUSALS,
-    response_class=CSVResponse,
-)
-async def predict_csv(request: Request) -> CSVResponse:
-    """Predict a table as train.py reads it: its columns come back, followed by the answer's."""
-    model = request.app.state.model
-    content = await read_body(request, "text/csv")
-    table = await asyncio.to_thread(open_table, content, model)
-    return CSVResponse(predict_lines(table, model, request.app.state.queue))
+MAX_PART_CHARACTERS = 2_000_000  # of a file, answered together; and ten for each cell
+ANSWER_SECONDS = 600  # for a file to be predicted, and for its client to take the answer
 
 
 def open_table(content: bytes, model: Model) -> tuple[list[str], str, Iterator[list[str]]]:
@@ -610,7 +532,7 @@ def open_table(content: bytes, model: Model) -> tuple[list[str], str, Iterator[l
             raise ValueError("it has no rows")
         if len(first) + sum(1 for _ in islice(rows, MAX_FILE_ROWS)) > MAX_FILE_ROWS:
             raise ValueError(f"it has more than {MAX_FILE_ROWS:,} rows")
-        check_decimal(dict(zip(names, zip(*first))), model.card)
+        check_file(dict(zip(names, zip(*first))), model.card)
         return read_table(content)  # from its first row again
     except ValueError as error:
         raise refusal(f"This is no table to predict: {error}", "table") from None
@@ -627,52 +549,115 @@ def read_part(rows: Iterator[list[str]]) -> list[list[str]]:
     return part
 
 
-def predict_lines(table: tuple, model: Model, waiting: Queue) -> Iterator[str]:
+def predict_lines(table: tuple, model: Model, queue: Queue) -> Iterator[str]:
     """Yield the rows with their answers, part after part. It runs in a thread."""
     names, separator, rows = table
-    absent = [f"there is no column '{name}'" for name in model.features if name not in names]
-    absent = absent[:MAX_SENTENCES]
-    added = ["prediction", "low", "high", "warnings", "problem"]
+    added = ["low", "high"]
     if model.classes:
-        of_each = [f"probability of {label}" for label in model.classes]
-        added = ["prediction", *of_each, "likely", "warnings", "problem"]
-    added = [f"{name} (model)" if name in names else name for name in added]
-    lines = [names + added]
+        added = [*(f"probability of {label}" for label in model.classes), "likely"]
+    added = ["prediction", *added, "warnings", "problem"]
+    lines = [names + [f"{name} (model)" if name in names else name for name in added]]
+    absent = [f"there is no column '{name}'" for name in model.features if name not in names]
     while part := read_part(rows):
-        X, found = encode(dict(zip(names, zip(*part))), model.card)
-        problems: list[list[str]] = [[] for _ in part]
-        for row, cells in enumerate(part):
-            if any(cells[len(names) :]):
-                problems[row].append(f"the row has {len(cells)} cells, the header {len(names)}")
-        for row, name, reason in found:
-            if len(problems[row]) < MAX_SENTENCES:
-                problems[row].append(f"{name} {reason}")
-        readable = [row for row, reasons in enumerate(problems) if not reasons]
-        answers: dict[int, tuple] = {}
+        X, problems = read_cells(part, names, model)
+        readable = [row for row in range(len(part)) if row not in problems]
+        answers = {}
         if readable:
-            call = asyncio.run_coroutine_threadsafe(waiting.put(model, X[readable]), waiting.loop)
+            call = asyncio.run_coroutine_threadsafe(queue.call(model, X[readable]), queue.loop)
             answers = dict(zip(readable, zip(*call.result())))
+        for row, answer in answers.items():
+            if answer[0] is None:
+                problems[row].append("the model has no answer for this row")
         for row, cells in enumerate(part):
             spelled = [""] * (len(added) - 1)
-            if row in answers and answers[row][0] is not None:
-                spelled = spell_answer(answers[row], absent, model)
-            elif not problems[row]:
-                problems[row].append("the model has no answer for this row")
-            lines.append([*cells[: len(names)], *spelled, "; ".join(problems[row])])
-        text = io.StringIO()
-        csv.writer(text, delimiter=separator, lineterminator="\n").writerows(lines)
+            if row not in problems:
+                prediction, *numbers, likely, sentences = answers[row]
+                ends = [" or ".join(likely)] if model.classes else likely
+                spelled = [spell(value, model) for value in (prediction, *numbers, *ends)]
+                spelled.append("; ".join(absent[:MAX_SENTENCES] + sentences))
+            lines.append([*cells[: len(names)], *spelled, "; ".join(problems[row][:MAX_SENTENCES])])
+        yield write_csv(lines, separator)
         lines = []
-        text.seek(0)
-        while piece := text.read(MAX_PIECE):
-            yield piece
 
 
-def spell_answer(answer: tuple, absent: list[str], model: Model) -> list[str]:
-    """Return the cells of one row's answer, numbers with the table's own decimal mark."""
-    prediction, *numbers, likely, sentences = answer
-    if not model.classes:
-        numbers = [prediction, *likely]
-    cells = [repr(number).replace(".", model.card["decimal"]) for number in numbers]
-    if model.classes:
-        cells = [prediction, *cells, " or ".join(likely)]
-    return [*cells, "; ".join(absent + sentences)]
+def read_cells(part: list, names: list[str], model: Model) -> tuple[np.ndarray, dict]:
+    """Return what encode() makes of rows, and by row the reasons why it can't be predicted."""
+    X, unreadable = encode(dict(zip(names, zip(*part))), model.card)
+    problems = defaultdict(list)
+    for row, name, reason in unreadable:
+        problems[row].append(f"{name} {reason}")
+    for row, cells in enumerate(part):
+        if any(cells[len(names) :]):
+            problems[row] = [f"the row has {len(cells)} cells, the header {len(names)}"]
+        elif not any(map(str.strip, cells)):
+            problems[row] = ["the row is empty"]
+    return X, problems
+
+
+def spell(value: Any, model: Model) -> str:
+    """Return a value of JSON as the table would have it."""
+    if isinstance(value, float):
+        return repr(value).replace(".", model.card["decimal"])
+    return "" if value is None else str(value)
+
+
+def write_csv(lines: list[list[str]], separator: str) -> str:
+    """Return lines of CSV, in which each cell comes back as it is."""
+    written: list[str] = []
+    # note: where lines end with CR LF, and only there, a cell with either of them is quoted
+    csv.writer(SimpleNamespace(write=written.append), delimiter=separator).writerows(lines)
+    return "".join(line.removesuffix("\r\n") + "\n" for line in written)
+
+
+# loading, and swapping
+WATCH_SECONDS = 1  # between looks at the file: a new one is served without a restart
+SAVED = ("model", "background", "by_probability", "low", "high", "rarely_missing")  # and the card
+
+
+async def serve_file(app: FastAPI) -> None:
+    """Serve what is in the file now. Raises ValueError, as load() does."""
+    model = await asyncio.to_thread(Model, MODEL_PATH)
+    document(app, model)
+    app.state.model = model
+
+
+async def serve_new_files(app: FastAPI) -> None:
+    """Serve what train.py writes while the app runs. Requests in flight finish on the model they
+    began with; a bad file is refused in one line, and the model of before goes on."""
+    seen = app.state.model.written
+    while True:
+        await asyncio.sleep(WATCH_SECONDS)
+        try:
+            before, seen = seen, os.stat(MODEL_PATH).st_mtime_ns
+            if seen != before:
+                await serve_file(app)
+                log.warning("main_api.py: the new '%s' is served", MODEL_PATH)
+        except OSError:  # there is none
+            continue
+        except Exception as error:  # noqa: BLE001 whatever is wrong with it, the next may be right
+            log.error("main_api.py: %s; the model of before goes on", error)
+
+
+def load(path: str) -> dict:
+    """Return what train.py saved, and when. Raises ValueError with one line: what was found, and
+    what to type."""
+    todo = "run `python train.py`"
+    try:
+        written, content = os.stat(path).st_mtime_ns, Path(path).read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        if MODEL_SHA256.lower() not in ("", sha256):
+            raise ValueError(f"it has SHA-256 {sha256}, but MODEL_SHA256 is '{MODEL_SHA256}'")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", InconsistentVersionWarning)
+            saved = joblib.load(io.BytesIO(content))
+        if isinstance(saved, dict):
+            card = saved["card"] | {"sha256": sha256}
+            return {key: saved[key] for key in SAVED} | {"card": card, "written": written}
+        found = f"is a bare {type(saved).__name__}"
+        todo = "run `python train.py TABLE --target COLUMN --model PATH`"
+    except InconsistentVersionWarning as error:
+        then, now = error.original_sklearn_version, error.current_sklearn_version
+        found = f"was saved by scikit-learn {then}, this is {now}"
+    except Exception as error:  # noqa: BLE001 a pickle may raise anything
+        found = f"can't be served ({type(error).__name__}: {error})"
+    raise ValueError(f"'{path}' {found}: {todo}")
