@@ -315,18 +315,19 @@ def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
     text.seek(0)
     csv.field_size_limit(MAX_ROW_CHARACTERS)
     options = {"delimiter": separator, "skipinitialspace": has_blanks}
-    width, row, rows = 0, [], []
+    width, row, swallowed = 0, [], False
     for row in csv.reader(read_lines(), **options):
-        rows = []
+        swallowed = False
         if len(lines) > 1:  # a cell of several lines, or rows that two stray quotes have made one
             rows = [line.rstrip("\r\n").split(separator) for line in lines if line.strip()]
-        rows = rows if {len(cells) for cells in rows} == {width} else [row]
-        for cells in filter(None, rows):
-            width = len(cells)
-            yield cells[: MAX_COLUMNS + 1]
+            swallowed = {len(cells) for cells in rows} == {width}
         lines.clear()
-        size = 0
-    if row and rows == [row]:
+        if row:
+            size = 0
+            rows = rows if swallowed else [row]
+            width = len(rows[0])
+            yield from (cells[: MAX_COLUMNS + 1] for cells in rows)
+    if row and not swallowed:
         raise Refusal("a quote near its end is never closed")
 
 
@@ -461,7 +462,7 @@ def find_decimal(table: pd.DataFrame, separator: str, notes: list[str]) -> str:
 def find_writing(counts: pd.Series, card: dict) -> tuple[str, str]:
     """Return the decimal mark and the unit of a column, by how often it has each text."""
     marks, mark = count_marks(counts.index[:1000]), card["decimal"]
-    if marks["."] != marks[","] and "decimal" not in card["told"]:
+    if marks["."] != marks[","] and "decimal" not in card.get("told", ()):
         mark = "." if marks["."] > marks[","] else ","
     units = Counter()
     for text, times in counts.items():
@@ -605,24 +606,20 @@ def check_file(columns: Columns, card: dict) -> None:
     """Raise Refusal where a file to predict seems to be written otherwise than the table of
     training: the same digits may stand for a thousand times as much, or for another day."""
     for feature in card["features"]:
-        texts = {text.strip() for text in columns.get(feature["name"], [])}
+        texts = pd.Series(columns.get(feature["name"], []), dtype=str).str.strip()
+        counts, words = texts.drop_duplicates().value_counts(), ""
         if feature["type"] == "number":
             mark = feature.get("decimal", card["decimal"])
-            marks, other = count_marks(texts), "," if mark == "." else "."
-            is_other = marks["either"] and marks[other] > marks[mark]
-            others = [text for text in texts if is_other and count_marks([text])[other]]
-            words = f"another decimal mark than '{mark}'"
-        elif feature["type"] == "date":
-            layout, swapped = feature["format"], swap_day(feature["format"])
-            mine = {text for text in texts if read_date(text, layout) is not None}
-            others = [text for text in texts - mine if read_date(text, swapped) is not None]
-            others = others if len(others) > 1 else []
-            words = "day and month the other way round"
-        else:
-            continue
-        if others:
-            advice = "write it as the table was that the model is trained on"
-            raise Refusal(f"'{others[0]}' in '{feature['name']}' seems to have {words}: {advice}")
+            is_unclear = count_marks(counts.index)["either"]
+            if is_unclear and find_writing(counts, card | {"decimal": mark})[0] != mark:
+                words = f"have another decimal mark than '{mark}'"
+        elif feature["type"] == "date" and "%d" in feature["format"]:
+            swapped = swap_day(feature["format"])
+            if len(counts) and find_layout(texts, counts, []) == swapped:
+                words = "have day and month the other way round"
+        if words:
+            advice = "write them as the table was that the model is trained on"
+            raise Refusal(f"the cells of '{feature['name']}' seem to {words}: {advice}")
 
 
 # the target
@@ -1204,7 +1201,8 @@ def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
     rounds = max(10, 2000 // classes)  # at most: each fits a tree for each class
     quick = {"max_iter": min(75, rounds), "max_leaf_nodes": 15, "learning_rate": 0.13}
     slow = {"max_iter": min(400, rounds), "learning_rate": 0.06, "n_iter_no_change": 20}
-    slow["categorical_features"] = [len(feature.get("choices", [])) > 2 for feature in features]
+    several = [len(feature.get("choices", [])) > 2 for feature in features]
+    slow["categorical_features"] = np.flatnonzero(several)
     candidates = {"gradient boosting": quick, "slow gradient boosting": slow}
     if work(card) > SLOW_WORK:
         del candidates["slow gradient boosting"]
