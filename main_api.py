@@ -71,7 +71,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     gc.freeze()  # collections needn't walk the libraries and the model again: a fifth of the time
     yield
     watch.cancel()
-    app.state.queue.calls.put(None)
+    app.state.queue.arrivals.put(False)
 
 
 class JSONRoute(APIRoute):
@@ -425,8 +425,7 @@ class Queue:
         self.loop = asyncio.get_running_loop()
         self.waiting: deque[tuple[Model, np.ndarray, asyncio.Future]] = deque()
         self.rows = 0  # of all requests of JSON that are not answered yet
-        self.task: asyncio.Task | None = None  # while somebody waits
-        self.calls: SimpleQueue = SimpleQueue()
+        self.arrivals: SimpleQueue = SimpleQueue()  # True for each that waits, False to stop
         # a daemon: unlike an executor's, it does not hold up the end of the program
         threading.Thread(target=self.make_calls, daemon=True).start()
 
@@ -439,11 +438,7 @@ class Queue:
         columns = []
         try:
             for start in range(0, len(X), MAX_CALL_ROWS):
-                future = self.loop.create_future()
-                self.waiting.append((model, X[start : start + MAX_CALL_ROWS], future))
-                # it starts a moment later, so that requests that are read together share a call
-                self.task = self.task or asyncio.create_task(self.share_calls())
-                part = await future
+                part = await self.put(model, X[start : start + MAX_CALL_ROWS])
                 columns = [a + b for a, b in zip(columns, part)] if columns else part
         except asyncio.CancelledError:
             raise HTTPException(503, "The server is stopping", LATER) from None
@@ -454,37 +449,36 @@ class Queue:
             raise refusal("The model has no answer for these values", "no_answer", *place)
         return columns
 
-    async def share_calls(self) -> None:
-        """Answer all who wait, call after call, until nobody does."""
-        while self.waiting:
-            # the first, and what fits beside it
-            batch, rows, model = [], 0, self.waiting[0][0]
-            while self.waiting and self.waiting[0][0] is model:
-                rows += len(self.waiting[0][1])
-                if batch and rows > MAX_CALL_ROWS:
-                    break
-                batch.append(self.waiting.popleft())
-            X = np.concatenate([part for _, part, _ in batch])
-            columns = await self.call(model, X)
-            stop = 0
-            for _, part, future in batch:
-                start, stop = stop, stop + len(part)
-                if not future.done():  # cancelled, as its client has gone
-                    future.set_result([column[start:stop] for column in columns])
-        self.task = None
-
-    async def call(self, model: Model, X: np.ndarray) -> list[list]:
-        """Return the answers of a call of its own, once the calls before it are made."""
+    async def put(self, model: Model, X: np.ndarray) -> list[list]:
+        """Return the answers for up to MAX_CALL_ROWS rows, however much waits."""
         future = self.loop.create_future()
-        self.calls.put((model, X, future))
+        self.waiting.append((model, X, future))
+        # a moment later, so that requests that are read together share a call
+        self.loop.call_soon(self.arrivals.put, True)
         return await future
 
     @config_context(assume_finite=True, skip_parameter_validation=True)
     def make_calls(self) -> None:
         """Call the model again and again, in the thread."""
-        while call := self.calls.get():
-            model, X, future = call
-            self.loop.call_soon_threadsafe(future.set_result, model.answer(X))
+        while self.arrivals.get():
+            # what shares a call: the first, and what fits beside it
+            batch, rows = [], 0
+            while self.waiting:
+                model, X, _ = self.waiting[0]
+                rows += len(X)
+                if batch and (rows > MAX_CALL_ROWS or model is not batch[0][0]):
+                    break
+                batch.append(self.waiting.popleft())
+            if batch:  # none, where what arrived has shared the call before
+                columns = batch[0][0].answer(np.concatenate([X for _, X, _ in batch]))
+                self.loop.call_soon_threadsafe(self.deliver, batch, columns)
+
+    def deliver(self, batch: list[tuple], columns: list[list]) -> None:
+        stop = 0
+        for _, X, future in batch:
+            start, stop = stop, stop + len(X)
+            if not future.done():  # cancelled, as its client has gone
+                future.set_result([column[start:stop] for column in columns])
 
 
 # what each feature adds to an answer
@@ -563,7 +557,7 @@ def predict_lines(table: tuple, model: Model, queue: Queue) -> Iterator[str]:
         readable = [row for row in range(len(part)) if row not in problems]
         answers = {}
         if readable:
-            call = asyncio.run_coroutine_threadsafe(queue.call(model, X[readable]), queue.loop)
+            call = asyncio.run_coroutine_threadsafe(queue.put(model, X[readable]), queue.loop)
             answers = dict(zip(readable, zip(*call.result())))
         for row, answer in answers.items():
             if answer[0] is None:
