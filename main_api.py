@@ -553,7 +553,7 @@ def predict_lines(table: tuple, model: Model, queue: Queue) -> Iterator[str]:
     lines = [names + [f"{name} (model)" if name in names else name for name in added]]
     absent = [f"there is no column '{name}'" for name in model.features if name not in names]
     while part := read_part(rows):
-        X, problems = read_cells(part, names, model)
+        X, problems, gaps = read_cells(part, names, model)
         readable = [row for row in range(len(part)) if row not in problems]
         answers = {}
         if readable:
@@ -568,24 +568,30 @@ def predict_lines(table: tuple, model: Model, queue: Queue) -> Iterator[str]:
                 prediction, *numbers, likely, sentences = answers[row]
                 ends = [" or ".join(likely)] if model.classes else likely
                 spelled = [spell(value, model) for value in (prediction, *numbers, *ends)]
-                spelled.append("; ".join(absent[:MAX_SENTENCES] + sentences))
+                sentences = absent + gaps[row] + sentences
+                spelled.append("; ".join(sentences[:MAX_SENTENCES]))
             lines.append([*cells[: len(names)], *spelled, "; ".join(problems[row][:MAX_SENTENCES])])
         yield write_csv(lines, separator)
         lines = []
 
 
-def read_cells(part: list, names: list[str], model: Model) -> tuple[np.ndarray, dict]:
-    """Return what encode() makes of rows, and by row the reasons why it can't be predicted."""
+def read_cells(part: list, names: list[str], model: Model) -> tuple[np.ndarray, dict, dict]:
+    """Return what encode() makes of rows, by row the reasons why it can't be predicted, and what
+    is read as a gap: as in training, if that had gaps there."""
     X, unreadable = encode(dict(zip(names, zip(*part))), model.card)
-    problems = defaultdict(list)
+    problems, gaps = defaultdict(list), defaultdict(list)
     for row, name, reason in unreadable:
-        problems[row].append(f"{name} {reason}")
+        feature = model.features[name]
+        if feature["nullable"] and feature["type"] in ("number", "date"):
+            gaps[row].append(f"{name} {reason}, is read as a gap")
+        else:
+            problems[row].append(f"{name} {reason}")
     for row, cells in enumerate(part):
         if any(cells[len(names) :]):
             problems[row] = [f"the row has {len(cells)} cells, the header {len(names)}"]
         elif not any(map(str.strip, cells)):
             problems[row] = ["the row is empty"]
-    return X, problems
+    return X, problems, gaps
 
 
 def spell(value: Any, model: Model) -> str:

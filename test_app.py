@@ -73,7 +73,9 @@ PORTS = itertools.count(20_000 + os.getpid() * 40 % 10_000)
 DAYS = [date(2024, 1, 1) + timedelta(i) for i in range(60)]
 CALLS = []  # of Given, for each the rows that it was fitted to, and those it was asked about
 JSON, CSV = "application/json", "text/csv"
-GERMAN = "Januar Februar März April Mai Juni Juli August September Oktober November Dezember".split()
+GERMAN = (
+    "Januar Februar März April Mai Juni Juli August September Oktober November Dezember".split()
+)
 K = np.arange(1, 20)
 LABELS = {"x": np.concatenate([K * 0.02, 1 - K * 0.03]), "y": np.repeat(["no", "yes"], 19)}
 
@@ -544,7 +546,9 @@ def test_train_describes_or_leaves_out(tmp_path):
     for text, number in (("5 mi.", 5), ("5", 5), ("5 km", None)):
         assert train.read_cell(text, features["miles"], ".") == number
     for more, classes in ((["+", "-"], ["+", "-"]), (["a", "b"], ["a", "b"])):
-        signs = csv_of({"x": np.arange(24) * 2, "y": [*more, "?"] * 6 + ["-", "-", "-", "-", "-", "+"]})
+        signs = csv_of(
+            {"x": np.arange(24) * 2, "y": [*more, "?"] * 6 + ["-", "-", "-", "-", "-", "+"]}
+        )
         assert fit(tmp_path, signs).card["classes"] == classes
 
 
@@ -924,10 +928,14 @@ def test_train_keeps_the_lower_loss(tmp_path, monkeypatch):
     y = a + np.where(x < 5, 1, -1) + spike
     for names, kept in (("ab", "a"), ("ac", "c"), ("ca", "c")):
         models = {name: Lookup(dict(zip(x, answers[name]))) for name in names}
-        saved = fit(tmp_path, csv_of({"x": x, "y": y}), "--task", "regression", build=lambda *_: models)
+        saved = fit(
+            tmp_path, csv_of({"x": x, "y": y}), "--task", "regression", build=lambda *_: models
+        )
         assert saved.card["estimator"] == kept
     # of a very large table the slow one is left out
-    features = [{"type": "number", "integer": False, "nullable": False, "counts": [9], "missing": 0}]
+    features = [
+        {"type": "number", "integer": False, "nullable": False, "counts": [9], "missing": 0}
+    ]
     card = {"task": "regression", "features": features}
     for rows, slow in ((10**6, True), (10**6 + 1, False)):
         assert ("slow gradient boosting" in train.build_model(card | {"rows": rows})) == slow
@@ -1153,6 +1161,12 @@ def test_csv(apis, tmp_path):
     nullable = fit(tmp_path, csv_of({"x": x, "in": [""] + towns[1:], "y": np.arange(40) / 2}))
     with serve(load_api(nullable.path).app) as url:
         assert "it has no column 'x', 'in'" in str(ask(url + "/predict/csv", "z\n1\n", CSV))
+        # as in training, what can't be read is a gap where there were gaps, but no other label
+        gaps = "x,in\n7 (water),town 1\n,town 1\n3,town 111\n"
+        wet, dry, other = ask(url + "/predict/csv", gaps, CSV)[1].splitlines()[1:]
+        reason = "x is '7 (water)', no number, is read as a gap"
+        assert wet == dry.replace(",", "7 (water),", 1).replace("x is", f"{reason}; x is")
+        assert other == "3,town 111,,,,,\"in is 'town 111', none of the choices\""
 
 
 def test_csv_cells(apis):
