@@ -28,6 +28,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, nullcontext, redirect_stdout, suppress
 from datetime import date, timedelta
+from functools import partial
 from http.client import HTTPConnection
 from importlib import metadata
 from pathlib import Path
@@ -73,9 +74,8 @@ PORTS = itertools.count(20_000 + os.getpid() * 40 % 10_000)
 DAYS = [date(2024, 1, 1) + timedelta(i) for i in range(60)]
 CALLS = []  # of Given, for each the rows that it was fitted to, and those it was asked about
 JSON, CSV = "application/json", "text/csv"
-GERMAN = (
-    "Januar Februar März April Mai Juni Juli August September Oktober November Dezember".split()
-)
+GERMAN = ["Januar", "Februar", "März", "April", "Mai", "Juni", "Juli", "August", "September"]
+GERMAN += ["Oktober", "November", "Dezember"]
 K = np.arange(1, 20)
 LABELS = {"x": np.concatenate([K * 0.02, 1 - K * 0.03]), "y": np.repeat(["no", "yes"], 19)}
 
@@ -928,9 +928,8 @@ def test_train_keeps_the_lower_loss(tmp_path, monkeypatch):
     y = a + np.where(x < 5, 1, -1) + spike
     for names, kept in (("ab", "a"), ("ac", "c"), ("ca", "c")):
         models = {name: Lookup(dict(zip(x, answers[name]))) for name in names}
-        saved = fit(
-            tmp_path, csv_of({"x": x, "y": y}), "--task", "regression", build=lambda *_: models
-        )
+        options, build = ("--task", "regression"), partial(dict, models)
+        saved = fit(tmp_path, csv_of({"x": x, "y": y}), *options, build=lambda _, b=build: b())
         assert saved.card["estimator"] == kept
     # of a very large table the slow one is left out
     features = [
