@@ -264,7 +264,8 @@ class Model:
         if feature["type"] == "date":
             return words.format(name, decode(feature, value), decode(feature, end))
         unit = f" {feature['unit']}" if "unit" in feature else ""
-        return words.format(name, f"{value:.15g}{unit}", f"{end:.15g}{unit}")
+        digits = ".15g" if name in self.features else ".6g"  # as it was sent, or as a model answers
+        return words.format(name, f"{value:{digits}}{unit}", f"{end:{digits}}{unit}")
 
     def write(self, columns: list) -> Answer:
         """Return the answers' columns, or one row of them, under the names that JSON has."""
