@@ -168,7 +168,9 @@ class Model:
         predictions = np.asarray(self.estimator.predict(X), float).reshape(len(X), 1)
         band = np.searchsorted(self.uncertainty["edges"], predictions, side="right")
         width = np.take(self.uncertainty["widths"], band)
-        ends = self.uncertainty["at_least"], self.uncertainty["at_most"]
+        ends = [None, None]
+        if self.uncertainty["minimum"] >= 0: ends[0] = 0.0
+        if self.uncertainty["maximum"] <= 0: ends[1] = 0.0
         middle = predictions.clip(*ends)
         intervals = np.hstack([middle - width, middle + width]).clip(*ends)
         return predictions, predictions[:, 0].tolist(), intervals.tolist()
@@ -185,6 +187,9 @@ class Model:
                 end = "maximum" if value > self.high[place] else "minimum"
                 if feature["type"] == "date":
                     value = decode(feature, value)
+                if feature["type"] == "category":
+                    sentences[row].append(f"{feature['name']} is another text than those of training")
+                    continue
                 words = OUTSIDE[feature["type"], end].format(value, feature[end])
                 sentences[row].append(f"{feature['name']} {words} in training")
         return sentences
@@ -213,6 +218,8 @@ def value_type(feature: dict) -> Any:
     """Return pydantic's type of one value, which comes out as encode() has it."""
     if feature["type"] == "category":
         codes = {choice: place for place, choice in enumerate(feature["choices"])}
+        if feature.get("open"):
+            return Annotated[str, AfterValidator(lambda text: codes.get(text, len(codes)))]
         return Annotated[Literal[tuple(codes)], AfterValidator(codes.__getitem__)]
     if feature["type"] == "boolean":
         return Annotated[bool, Field(strict=True)]

@@ -4,7 +4,6 @@ streamlit run main_ui.py --server.port 7860        # while main_api.py runs
 """
 
 import asyncio
-import codecs
 import gzip
 import io
 import json
@@ -20,7 +19,6 @@ from functools import partial
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
 import altair as alt
@@ -37,27 +35,10 @@ from streamlit.runtime import get_instance
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 PUBLIC_API = os.environ.get("PUBLIC_API") == "1"  # the page's port answers under /api too
-API_PORT = os.environ.get("API_PORT") or ("" if PUBLIC_API else "8001")  # "": the page's own port
-BASE_PATH = f"/{st.get_option('server.baseUrlPath').strip('/')}".rstrip("/")
 UNFOLDED = 24  # features in sight; of more, the less important ones are folded away
 BARS = 10  # in a chart; nobody compares more
-CODES = 8  # whole numbers in so narrow a range are chosen from a list
-WHAT_IF_POINTS, WHAT_IF_CHOICES = 150, 30
 MAX_FILE_MB = 50
-SHOWN_ROWS = 1_000  # of a file on the screen; the download has all
-MAX_LINK = 4_000  # characters that all servers take
-SCORES = {
-    "log_loss": "how far the probabilities are from the truth: lower is better",
-    "accuracy": "the share of rows that are answered right: higher is better",
-    "balanced_accuracy": "the same, where each class counts alike: higher is better",
-    "roc_auc": "how well the two classes are told apart, 0.5 by chance: higher is better",
-    "root_mean_squared_error": "the usual error, where large ones count more: lower is better",
-    "mean_absolute_error": "the mean error, in the unit of what is predicted: lower is better",
-    "r2": "the share of the differences that is explained, 1 is all: higher is better",
-}
-state = (
-    st.session_state
-)  # of one visitor: each field under "_" and its name, the rest under "page:"
+state = st.session_state  # of one visitor: what the fields hold, and ours under "page:"
 
 
 def main() -> None:
@@ -66,8 +47,8 @@ def main() -> None:
     st.set_page_config(card["title"], layout="wide")
     st.title(plain(card["title"]))
     st.text(card["description"])
-    names = ["One row", "Many rows", "About the model"]
-    one, many, about = st.tabs(names, key="tab", bind="query-params")
+    tabs = st.tabs(["One row", "Many rows", "About the model"], key="tab", bind="query-params")
+    one, many, about = tabs
     with one:
         form, answers = st.columns([3, 2], gap="large")
         with form:
@@ -90,23 +71,15 @@ def main() -> None:
 
 def draw_form(card: dict) -> dict[str, str]:
     """Draw the rows to start from and a field for each feature; return what the fields hold."""
-    if is_no_better(card):
-        st.warning(plain(card["notes"][0]))
-    names, refill = start_names(card), {"on_click": fill, "args": [card]}
-    kept = {"key": "row", "bind": "query-params", "on_change": fill, "args": [card]}
-    st.pills("Start from a row of the table", names, default=names[0], required=True, **kept)
-    ranked, start, texts = list(card["importance"]), start_row(card), {}
+    labels, ranked, texts = start_labels(card), list(card["importance"]), {}
+    kept = {"default": labels[0], "required": True, "key": "row", "bind": "query-params"}
+    st.pills("Start from a row of the table", labels, **kept)
     shown = st.grid(3)
-    less = st.expander("What matters less").grid(3) if ranked[UNFOLDED:] else None
+    folded = st.expander("What matters less").grid(3) if ranked[UNFOLDED:] else shown
     for feature in card["features"]:
-        name = feature["name"]
-        grid = shown if name in ranked[:UNFOLDED] else less
-        is_long = len(max(choices_of(feature), key=len, default="")) > 22
-        with grid.cell(column_span="all" if is_long else 1):
-            texts[name] = draw_field(card, feature, field_value(card, feature, start[name]))
-    st.button("Reset to the row of the table", key="page:reset", type="tertiary", **refill)
-    if len(urlencode(texts)) > MAX_LINK:
-        st.text("So much has been changed that the page's address may be too long for a link.")
+        grid = shown if feature["name"] in ranked[:UNFOLDED] else folded
+        texts[feature["name"]] = draw_field(grid, card, feature)
+    st.button("Reset to this row", key="page:reset", on_click=refill, args=[card])
     return texts
 
 
@@ -114,22 +87,14 @@ def draw_answer(card: dict, row: dict) -> None:
     """Draw the prediction, how sure it is, and what else is likely."""
     answer = call("/predict", row)
     value, sure = say(card, answer)
-    target = card["target"]
-    # always in sight, on a phone too, and read out by a screen reader, as alerts are
     kind = st.warning if answer["warnings"] else st.success
-    with st.bottom:
-        kind(f"**{plain(f'{target}: {value}')}**, {plain(sure)}. [Why?](#why)")
-    st.metric(plain(target), plain(value))
-    for sentence in answer["warnings"]:
-        st.warning(plain(f"{sentence}. How sure the model is there says nothing."))
+    with st.bottom:  # always in sight, on a phone too, and read out by a screen reader
+        kind(f"**{plain(card['target'])}: {plain(value)}**, {plain(sure)}. [Why?](#why)")
+    st.metric(plain(card["target"]), plain(value))
     if "probabilities" in answer:
         ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
         draw_bars(dict(ranked[:BARS]), partial(percent, card), "Probabilities", 1)
-    st.text(say_likely(card, answer))
-    for example in card["examples"]:
-        if example["features"] == row:
-            truth = f"{target} was {spell(card, example['target'])}"
-            st.info(plain(f"This is a real row of the table: its {truth}."))
+    draw_remarks(card, row, answer)
 
 
 def draw_why(card: dict, row: dict) -> None:
@@ -137,15 +102,15 @@ def draw_why(card: dict, row: dict) -> None:
     st.header("Why this answer", anchor="why")
     with saying("why"):
         why = call("/explain", row)
-        what, write_share = f"probability of {why['prediction']}", partial(points, card)
-        start, end = percent(card, why["average"]), percent(card, why["value"])
+        factor, unit, scale = 100, " %", 10
         if card["task"] == "regression":
-            scale = max(map(abs, why["shares"].values()))
-            what, write_share = "answer", partial(write, card, scale=scale, sign="+")
-            start, end = write(card, why["average"]), write(card, why["value"])
-        st.text(f"From {start}, the average {what} for up to 100 rows of the table, to {end}:")
+            factor, unit, scale = 1, "", max(map(abs, why["shares"].values()))
+        start = write(card, why["average"], scale, factor=factor) + unit
+        end = write(card, why["value"], scale, factor=factor) + unit
+        st.text(f"From {start}, the average for up to 100 rows of the table, to {end}:")
         shares = {f"{n} = {spell(card, row[n]) or GAP}": s for n, s in why["shares"].items()}
-        draw_bars(sum_others(shares), write_share, "Shares")
+        spelled = partial(write, card, scale=scale, sign="+", factor=factor)
+        draw_bars(sum_others(shares), spelled, "Shares")
         st.text("These shares tell how the model decides; they are no causes.")
 
 
@@ -155,135 +120,116 @@ def draw_what_if(card: dict, row: dict) -> None:
     st.header("What if one value were different?")
     name = st.selectbox("Vary", list(card["importance"]), key="page:vary", persist_state="session")
     feature = next(feature for feature in card["features"] if feature["name"] == name)
+    values = values_to_try(feature, row[name])
+    columns = {other: [value] * len(values) for other, value in row.items()} | {name: values}
     with saying("what if"):
-        values = values_to_try(feature, row[name])
-        columns = {other: [value] * len(values) for other, value in row.items()} | {name: values}
         answer = call("/predict/batch", columns)
-        draw_answers(card, feature, values, answer, row[name])
+        draw = draw_curve if "minimum" in feature else draw_choices
+        draw(card, feature, values, answer, row[name])
 
 
 def draw_many_rows(card: dict) -> None:
     """Draw where a file goes up, and what came of it."""
-    st.text(
-        "A CSV file with a column for each feature, written as in the table, up to 100,000 rows "
-        f"and {MAX_FILE_MB} MB. Other columns stay as they are. With a column {card['target']} it "
-        "is also told how many rows were answered right."
-    )
+    st.text(FILE_WORDS.format(card["target"]))
     st.download_button("Download a template", template(card), "template.csv", on_click="ignore")
-    kinds = ["csv", "tsv", "txt"]
-    file = st.file_uploader("Your file", kinds, max_upload_size=MAX_FILE_MB, key="page:file")
-    st.caption("A red sign beside its name: it is too large, or too many came at once; try again.")
+    file = st.file_uploader("Your file", FILE_KINDS, max_upload_size=MAX_FILE_MB, key="page:file")
     with saying("file"):
-        result = predict_file(file, card)
+        result = predict_file(card, file)
         if result:
-            draw_result(result, card)
+            draw_result(card, result)
 
 
 def draw_about(card: dict) -> None:
     """Draw what the model is, how good it is, and what it goes by."""
-    st.text(
-        f"It predicts {card['target']} by {card['estimator']}, trained on {card['trained']} with "
-        f"{card['rows']:,} rows. How good it is was measured on {card['measured']}, with models "
-        "like the one that is served, on rows that these had not seen."
-    )
+    st.text(ABOUT_WORDS.format(**card))
     draw_scores(card)
     for note in card["notes"]:
         st.info(plain(note))
     draw_cutoffs(card)
     st.header("What matters most")
-    gains = {name: max(0.0, gain) for name, gain in card["importance"].items()}
-    total = sum(gains.values()) or 1
-    shares = {name: gain / total for name, gain in gains.items()}
-    draw_bars(dict(list(shares.items())[:BARS]), partial(percent, card), "Importance")
+    gains = pd.Series(card["importance"]).clip(0)
+    shares = (gains / (gains.sum() or 1)).head(BARS)
+    draw_bars(shares.to_dict(), partial(percent, card), "Importance")
     st.header("What it was trained on")
-    columns = ["name", "unit", "type", "nullable", "minimum", "maximum", "choices"]
-    features = pd.DataFrame(card["features"], columns=columns)
-    features[columns[4:6]] = features[columns[4:6]].map(partial(spell, card), "ignore")
-    st.dataframe(features, hide_index=True, placeholder="")
-    for entry in card["dropped"]:
-        what = [f"{key} {value}" for key, value in entry.items() if key != "reason"]
-        st.text(f"left out: {', '.join(what)} ({entry['reason']})")
+    draw_features(card)
 
 
-# this is the whole page; what follows is the care that it takes
+# this is the whole page; what follows is the care that it takes: asking the API, words and numbers,
+# the form and its address, charts, a file, the server
 
 
 # asking the API
 
-GONE = "The model is not there or too busy. Please try again in a moment."
+API_PORT = os.environ.get("API_PORT") or "8001"
+BASE_PATH = "/".join(["", *st.get_option("server.baseUrlPath").strip("/").split()])
+API_URL = os.environ.get("API_URL") or f"http://127.0.0.1:{API_PORT}"
+if PUBLIC_API and not (os.environ.get("API_URL") or os.environ.get("API_PORT")):
+    # page and API are one process
+    API_URL = f"http://127.0.0.1:{st.get_option('server.port')}{BASE_PATH}/api"
 TIMEOUT_SECONDS = 10  # until the next bytes come
+GONE = "The model is not there or too busy. Please try again in a moment."
 
 
 class NoAnswer(Exception):
     """The API has no answer; the words, for people, say why."""
 
 
-def api_url() -> str:
-    """Return where the API is: as it is set, beside this program, or within it."""
-    address = f"http://127.0.0.1:{API_PORT}"
-    if not API_PORT:
-        address = f"http://127.0.0.1:{st.get_option('server.port')}{BASE_PATH}/api"
-    return (os.environ.get("API_URL") or address).rstrip("/")
-
-
 def call(path: str, body: dict | bytes | None = None) -> Any:
-    """Send a row or columns, or a CSV file; return the answer. Raises NoAnswer."""
-    kind, content = "text/csv", body
-    if not isinstance(body, bytes):
-        kind, content = "application/json", body and json.dumps(body).encode()
-    request = Request(api_url() + path, content, {"Content-Type": kind})
+    """Send a row, columns or a CSV file; return the answer. Raises NoAnswer."""
+    kind, content = "application/json", body
+    if isinstance(body, dict):
+        content = json.dumps(body).encode()
+    elif body is not None:
+        kind = "text/csv"
+    request = Request(API_URL.rstrip("/") + path, content, {"Content-Type": kind})
     opener = build_opener(ProxyHandler({}))  # a proxy is for the world, not for this machine
     try:
         with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
             return response.read() if kind == "text/csv" else json.load(response)
-    except HTTPError as error:
-        if error.code != 422:
+    except (OSError, HTTPException, ValueError) as error:
+        if not isinstance(error, HTTPError) or error.code != 422:
             raise NoAnswer(GONE) from None
         reasons = []
         for entry in json.load(error)["detail"]:
             reasons.append(": ".join(map(str, [*entry["loc"][1:], entry["msg"]])))
         more = f" And {len(reasons) - 3} more." if len(reasons) > 3 else ""
         raise NoAnswer(f"{'. '.join(reasons[:3])}.{more}") from None
-    except (OSError, HTTPException, ValueError):
-        raise NoAnswer(GONE) from None
 
 
 @contextmanager
 def saying(what: str, place: Any = None) -> Iterator[None]:
-    """Say on the page that the API has no answer, and why, there or in a place."""
+    """Say that the API has no answer, and why, there or in a place."""
     try:
         yield
     except NoAnswer as problem:
         with place or st.container():
             st.error(plain(str(problem)))
-            if str(problem) == GONE:
-                st.button("Try again", key=f"page:retry {what}")
+            st.button("Try again", key=f"page:retry {what}")
 
 
 def get_card() -> dict:
     """Return the model's card; without an API the one that was seen last, or stop."""
     seen = state.get("page:card")
-    try:
+    with saying("card"):
         card = call("/model")
-    except NoAnswer as problem:
-        if seen is None:
-            st.error(str(problem))
-            st.button("Try again", key="page:retry")
-            st.stop()
-        return seen
-    state["page:card"] = card
-    if seen and card["sha256"] != seen["sha256"]:
-        # what was filled in and answered belongs to another model
-        state["row"] = start_names(card)[0]
-        fill(card)
-        state.pop("page:result", None)
-        st.toast("The model has changed: please check the form.", duration="infinite")
-    return card
+        if seen and card["sha256"] != seen["sha256"]:
+            # what was filled in and answered belongs to another model
+            state.clear()
+            state["row"] = start_labels(card)[0]
+            refill(card)
+            st.toast("The model has changed: please check the form.", duration="infinite")
+        seen = state["page:card"] = card
+    return seen or st.stop()
 
 
-# words and numbers as people read them, and as they write them
+# words and numbers as people read and write them
 
 GAP = "(unknown)"  # the choice that stands for a gap
+ABOUT_WORDS = (
+    "It predicts {target} by {estimator}, trained on {trained} with {rows:,} rows. How good it is "
+    "was measured on {measured}, with models like the one that is served, on rows that these had "
+    "not seen."
+)
 
 
 def plain(text: str) -> str:
@@ -305,17 +251,16 @@ def spell(card: dict, value: Any) -> str:
     return json.dumps(value).removesuffix(".0").replace(".", card["decimal"])
 
 
-def write(card: dict, value: float, scale: float = 0.0, sign: str = "") -> str:
+def write(card: dict, value: float, scale: float = 0.0, sign: str = "", factor: int = 1) -> str:
     """Return a number with three digits of the scale, of its interval say; or with four digits."""
+    value *= factor
     decimals = 2 - math.floor(math.log10(scale or abs(value) / 10 or 1))
+    text = f"{value:{sign}z,.{min(max(decimals, 0), 12)}f}"  # z: no -0.0
     if decimals > 12 and abs(value) < 1e-9:
         text = f"{value:{sign}.3g}"
-    else:
-        text = f"{value:{sign}z,.{min(max(decimals, 0), 12)}f}"  # z: no -0.0
     if abs(value) < 10_000:
         text = text.replace(",", "")  # a year has no comma
-    swapped = {44: ".", 46: ","} if card["decimal"] == "," else {}
-    return text.translate(swapped)
+    return text.translate({44: ".", 46: ","}) if card["decimal"] == "," else text
 
 
 def percent(card: dict, share: float) -> str:
@@ -323,18 +268,13 @@ def percent(card: dict, share: float) -> str:
     return f"{100 * min(max(share, 0.001), 0.999):.1f} %".replace(".", card["decimal"])
 
 
-def points(card: dict, share: float) -> str:
-    return f"{100 * share:+.1f} points".replace(".", card["decimal"])
-
-
 def read_number(card: dict, text: str) -> float:
-    """Return what a person typed. Raises ValueError where it is no number, or might be two: a
-    comma is a decimal mark too, but 1,234 may be a thousand where the table writes 1.234."""
-    digits = re.sub(r"\s", "", text)
+    """Return what a person typed. A comma is a decimal mark too, but 1,234 may be a thousand where
+    the table writes 1.234. Raises ValueError where it is no number, or might be two."""
     other = "," if card["decimal"] == "." else "."
-    if re.fullmatch(rf"[-+]?[1-9]\d{{0,2}}{re.escape(other)}\d{{3}}", digits):
+    if re.fullmatch(rf"[-+]?[1-9]\d{{0,2}}\{other}\d{{3}}", text):
         raise ValueError
-    value = float(digits.replace(",", "."))
+    value = float(text.replace(",", "."))
     return int(value) if value.is_integer() else value
 
 
@@ -348,66 +288,67 @@ def say(card: dict, answer: dict) -> tuple[str, str]:
     return write(card, value, high - low), f"likely {ends}"
 
 
-def say_likely(card: dict, answer: dict) -> str:
-    """Return what is likely, and of which rows that is true; "" where a label stands alone."""
-    coverage = f"{100 * card['uncertainty']['coverage']:.0f} %"
+def draw_remarks(card: dict, row: dict, answer: dict) -> None:
+    """Draw what is to know of an answer: how far it can be trusted, and the truth where it is known."""
+    covered = f"{100 * card['uncertainty']['coverage']:.0f} %"
     if "interval" in answer:
         ends = say(card, answer)[1].capitalize()
-        return f"{ends}: such a range held the truth for {coverage} of the rows of this size."
-    likely, others = answer["likely"][:BARS], len(answer["likely"]) - BARS
-    if len(likely) < 2:
-        return ""
-    if others > 0:
-        likely.append(f"{others} more")
-    return (
-        f"Not clear: it may be {' or '.join(likely)}. Of the rows of each class {coverage} had "
-        "their own label among the labels named in this way."
-    )
-
-
-def is_no_better(card: dict) -> bool:
-    """Return whether the model is no better than always the same answer."""
+        st.text(f"{ends}: of rows of this size, {covered} lay within such a range.")
+    elif len(answer["likely"]) > 1:
+        likely, others = answer["likely"][:BARS], len(answer["likely"]) - BARS
+        labels = " or ".join(likely) + (f" or {others} more" if others > 0 else "")
+        st.text(
+            f"Not clear: it may be {labels}. Of the rows of each class, {covered} had their own label among those that were named like this."
+        )
+    for sentence in answer["warnings"]:
+        st.warning(plain(f"{sentence}. How sure the model is there says nothing."))
     loss = next(iter(card["metrics"]))
-    worse = card["metrics"][loss] > card["baseline"][loss]
-    return bool(card["notes"]) and (card["estimator"] == "dummy" or worse)
+    if card["notes"] and card["metrics"][loss] >= card["baseline"][loss]:
+        st.warning(plain(card["notes"][0]))
+    for example in card["examples"]:
+        if example["features"] == row:
+            truth = f"{card['target']} was {spell(card, example['target'])}"
+            st.info(plain(f"This is a real row of the table: its {truth}."))
 
 
 # the form: its fields are bound to the address, which holds what differs from the row that it
 # starts from; so a link, a reload and the browser's Back bring all of it again
 
+CODES = 8  # whole numbers in so narrow a range are chosen from a list
+LONG_CHOICE = 22  # characters; longer ones have all of the width
 
-def start_names(card: dict) -> list[str]:
+
+def start_labels(card: dict) -> list[str]:
     """Return what the rows to start from are called."""
-    names = []
-    for number, example in enumerate(card["examples"], 1):
-        names.append(plain(f"{number}: {spell(card, example['target'])}"))
-    return names
+    examples = enumerate(card["examples"], 1)
+    return [plain(f"{number}: {spell(card, row['target'])}") for number, row in examples]
 
 
-def start_row(card: dict) -> dict[str, Any]:
-    return card["examples"][start_names(card).index(state["row"])]["features"]
-
-
-def field_value(card: dict, feature: dict, value: Any) -> Any:
-    """Return what a feature's field holds for a value."""
+def start_of(card: dict, feature: dict) -> tuple[str, Any]:
+    """Return a field's name in the address, where each row to start from has fields of its own, and
+    what the field begins with."""
+    place, name = start_labels(card).index(state["row"]), feature["name"]
+    value = card["examples"][place]["features"][name]
     if value is not None and is_day(feature):
-        return date.fromisoformat(value)
-    text = spell(card, value)
-    return text or (GAP if choices_of(feature) else "")
+        value = date.fromisoformat(value)
+    else:
+        value = spell(card, value) or (GAP if choices_of(feature) else "")
+    return f"{place or ''}_{name}", value
 
 
-def fill(card: dict) -> None:
-    """Let all fields hold what the row has, after another was chosen, or to go back to it."""
-    start = start_row(card)
+def refill(card: dict) -> None:
+    """Let all fields hold again what the row has."""
+    # note: each field that was changed is a step of the browser's history
     for feature in card["features"]:
-        state[f"_{feature['name']}"] = field_value(card, feature, start[feature["name"]])
+        key, start = start_of(card, feature)
+        state[key] = start
 
 
 def is_day(feature: dict) -> bool:
-    """Return whether it is a date without a time of day, and never a gap: Streamlit's calendar
+    """Return whether it is a date without a time of day, and never missing: Streamlit's calendar
     can't be emptied."""
-    days = feature["type"] == "date" and "T" not in feature["minimum"] + feature["maximum"]
-    return days and not feature["nullable"]
+    is_date = feature["type"] == "date" and not feature["nullable"]
+    return is_date and "T" not in feature["minimum"] + feature["maximum"]
 
 
 def choices_of(feature: dict) -> list[str]:
@@ -420,24 +361,27 @@ def choices_of(feature: dict) -> list[str]:
     return [*choices, GAP] if choices and feature["nullable"] else choices
 
 
-def draw_field(card: dict, feature: dict, start: Any) -> str:
-    """Draw the field of one feature, which begins with the row's value; return what it holds."""
-    label, choices = plain(feature["name"]), choices_of(feature)
+def draw_field(grid: Any, card: dict, feature: dict) -> str:
+    """Draw the field of one feature; return what it holds."""
+    choices, words = choices_of(feature), []
+    key, start = start_of(card, feature)
     if "unit" in feature:
-        label += f" ({plain(feature['unit'])})"
+        words.append(feature["unit"])
     if "minimum" in feature and not choices:
-        low, high = spell(card, feature["minimum"]), spell(card, feature["maximum"])
-        label += f" :small[{plain(f'{low} to {high}')}]"
-    kept = {"key": f"_{feature['name']}", "bind": "query-params"}
-    if choices:
-        kept["accept_new_options"] = "open" in feature or feature["type"] == "number"
-        choices = list(dict.fromkeys([*choices, start]))
-        return st.selectbox(label, choices, choices.index(start), **kept)
-    if is_day(feature):
-        return str(st.date_input(label, start, date.min, date.max, format="YYYY-MM-DD", **kept))
-    empty = "unknown" if feature["nullable"] else "needed"
-    # a text: number inputs round what they show, and swallow a comma
-    return st.text_input(label, start, placeholder=empty, **kept)
+        words.append(f"{spell(card, feature['minimum'])} to {spell(card, feature['maximum'])}")
+    label = plain(f"{feature['name']} ({', '.join(words)})" if words else feature["name"])
+    is_long = any(len(choice) > LONG_CHOICE for choice in choices)
+    kept = {"key": key, "bind": "query-params"}
+    with grid.cell(column_span="all" if is_long else 1):
+        if choices:
+            kept["accept_new_options"] = "open" in feature or feature["type"] == "number"
+            choices = list(dict.fromkeys([*choices, start]))
+            return st.selectbox(label, choices, choices.index(start), **kept)
+        if is_day(feature):
+            return str(st.date_input(label, start, date.min, date.max, format="YYYY-MM-DD", **kept))
+        empty = "unknown" if feature["nullable"] else "needed"
+        # a text: number inputs round what they show, and swallow a comma
+        return st.text_input(label, start, placeholder=empty, **kept)
 
 
 def read_row(card: dict, texts: dict[str, str]) -> dict[str, Any]:
@@ -445,37 +389,36 @@ def read_row(card: dict, texts: dict[str, str]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for feature in card["features"]:
         name = feature["name"]
-        value: Any = (texts[name] or "").strip() or None
-        if value == GAP:
+        value: Any = texts[name].strip()
+        if value in ("", GAP):
             value = None
         elif feature["type"] == "boolean":
             value = value == "true"
-        elif feature["type"] == "number" and value:
+        elif feature["type"] == "number":
             try:
                 value = read_number(card, value)
             except ValueError:
                 such = f"such as {spell(card, 1234.5)}"
-                raise NoAnswer(f"{name}: '{value}' is no number, {such}.") from None
+                raise NoAnswer(f"{name}: '{value}' is not clear as a number, {such}.") from None
         # what is missing is left out: the API says so
         if value is not None or feature["nullable"]:
             row[name] = value
     return row
 
 
-# charts: a table with bars in it where a few things are compared, else Altair
+# charts: a table with bars in it, which screen readers read too; a curve in Altair
 
 
-def draw_bars(values: dict[str, float], spelled: Callable, about: str, end: float = 0.0) -> None:
-    """Draw a table with a bar for each value, minus and plus in two colours on both sides of zero,
-    the longest up to the end at least."""
-    names = [plain(name) for name in values]
-    frame = pd.DataFrame({about: values.values()}, index=names)
+def draw_bars(values: dict, spelled: Callable, about: str, end: float = 0.0) -> None:
+    """Draw a table with a bar in each cell, the longest up to the end at least; minus and plus in
+    two colours, on both sides of zero."""
+    frame = pd.DataFrame(values if about == "Answers" else {about: values}).rename(index=plain)
     is_dark = st.context.theme.type == "dark"
     colors = ["#8a3d12", "#14548c"] if is_dark else ["#f6b48f", "#a3cdf0"]  # 7 : 1 to the words
-    ends = {"align": "zero", "vmin": min(0, *values.values()), "vmax": max(end, *values.values())}
-    if ends["vmin"] == 0:
-        ends["align"] = "left"
-    st.table(frame.style.format(spelled).bar(color=colors, **ends), hide_header=True, alt=about)
+    low, high = min(0, frame.min(axis=None)), max(end, frame.max(axis=None))
+    ends = {"axis": None, "vmin": low, "vmax": high, "align": "zero" if low < 0 else "left"}
+    hidden = len(frame.columns) == 1
+    st.table(frame.style.format(spelled).bar(color=colors, **ends), hide_header=hidden, alt=about)
 
 
 def sum_others(shares: dict[str, float]) -> dict[str, float]:
@@ -485,6 +428,9 @@ def sum_others(shares: dict[str, float]) -> dict[str, float]:
         others = names[BARS - 1 :]
         shares[f"the other {len(others)}"] = sum(shares.pop(name) for name in others)
     return shares
+
+
+WHAT_IF_POINTS, WHAT_IF_CHOICES = 150, 30
 
 
 def place_of(feature: dict, value: Any) -> float:
@@ -520,76 +466,75 @@ def values_to_try(feature: dict, here: Any) -> list:
     return np.unique(values).tolist()
 
 
-def draw_answers(card: dict, feature: dict, values: list, answer: dict, here: Any) -> None:
-    """Draw the answers for these values of a feature: a curve, or a line for each choice."""
+def lines_of(card: dict, answer: dict) -> dict[str, list[float]]:
+    """Return the answers to many rows, one line for each label, the most probable ones first."""
     lines = answer.get("probabilities", {card["target"]: answer["prediction"]})
     labels = sorted(lines, key=lambda label: -max(lines[label]))[:BARS]
-    asked = [(at, label, lines[label][row]) for row, at in enumerate(values) for label in labels]
-    frame = pd.DataFrame(asked, columns=["at", "label", "value"])
-    title, form, ends = "probability", "%", [0, 1]
+    return {label: lines[label] for label in labels}
+
+
+def draw_choices(card: dict, feature: dict, values: list, answer: dict, here: Any) -> None:
+    """Draw the answers for each choice, and in how many rows of the table it is."""
+    counts = dict(zip(feature.get("choices", [False, True]), feature["counts"]))
+    names = []
+    for value in values:
+        now = ", as in the form" if value == here else ""
+        names.append(f"{spell(card, value) or GAP} ({counts.get(value, 0):,} rows{now})")
+    lines, spelled = lines_of(card, answer), partial(percent, card)
     if card["task"] == "regression":
-        title, form = card["target"], "~r"
-        ends = [*answer["prediction"], *np.ravel(answer["interval"])]
-    axis = {"type": "quantitative", "title": title, "axis": alt.Axis(format=form)}
-    axis["scale"] = alt.Scale(domain=[float(min(ends)), float(max(ends))])
-    legend = alt.Legend(orient="bottom", title=None, columns=2, labelLimit=150)
-    order = alt.Scale(domain=labels)
-    color = alt.Color("label", type="nominal", scale=order, legend=legend)
-    if len(labels) == 1:
-        color = alt.value("#1f77b4")
-    draw = draw_curve if "minimum" in feature else draw_choices
-    draw(card, feature, frame, axis, color, here)
+        spelled = partial(write, card, scale=max(map(abs, answer["prediction"])) / 10)
+    frame = pd.DataFrame(lines, index=names)
+    draw_bars(frame.rename(columns=plain), spelled, "Answers")
 
 
-def draw_curve(card: dict, feature: dict, frame: Any, axis: dict, color: Any, here: Any) -> None:
-    """Draw the answers along a number or a date, over a faint histogram of the table."""
-    kind = {"type": "quantitative", "axis": alt.Axis(format="~r")}
-    if feature["type"] == "date":
-        kind = {"type": "temporal", "axis": alt.Axis(format="%Y-%m-%d")}
-    frame["at"] = [place_of(feature, value) for value in frame["at"]]
-    ends = place_of(feature, feature["minimum"]), place_of(feature, feature["maximum"])
-    edges = np.linspace(*ends, len(feature["counts"]) + 1)
+def draw_curve(card: dict, feature: dict, values: list, answer: dict, here: Any) -> None:
+    """Draw the answers along a number or a date, over a faint histogram of the table. Their axis
+    has room for their intervals: what changes less than that is seen to change little."""
+    lines, title, ends = lines_of(card, answer), "probability", [0, 1]
+    if card["task"] == "regression":
+        title, ends = card["target"], [*answer["prediction"], *np.ravel(answer["interval"])]
+    points = pd.DataFrame(lines, index=[place_of(feature, value) for value in values])
+    points = points.rename_axis("at").reset_index().melt("at", var_name="label")
+    edges = place_of(feature, feature["minimum"]), place_of(feature, feature["maximum"])
+    edges = np.linspace(*edges, len(feature["counts"]) + 1)
     seen = pd.DataFrame({"at": edges[:-1], "end": edges[1:], "rows": feature["counts"]})
-    x = alt.X("at", title=feature["name"], scale=alt.Scale(zero=False, nice=False), **kind)
+    kind, form = "quantitative", "~r"
+    if feature["type"] == "date":
+        kind, form = "temporal", "%Y-%m-%d"
+    elif feature["integer"]:
+        # as many as there are for each of the whole numbers in a step: one may have two of them
+        seen["rows"] /= np.maximum(1, np.diff(np.ceil(edges.round(9)), append=edges[-1] + 1))[:-1]
+    scale = alt.Scale(zero=False, nice=False)
+    x = alt.X("at", type=kind, title=feature["name"], scale=scale, axis=alt.Axis(format=form))
+    room = alt.Scale(domain=[float(min(ends)), float(max(ends))])
+    y = alt.Y("value", type="quantitative", title=title, scale=room)
+    legend = alt.Legend(orient="bottom", title=None, columns=2, labelLimit=150)
+    legend = legend if len(lines) > 1 else None
+    color = alt.Color("label", type="nominal", sort=list(lines), legend=legend)
     bars = alt.Chart(seen).mark_rect(color="gray", opacity=0.2)
     bars = bars.encode(x, alt.X2("end"), alt.Y("rows", type="quantitative", axis=None))
-    line = alt.Chart(frame).mark_line().encode(x, alt.Y("value", **axis), color)
-    layers, words = [bars, line], "Gray: where the table has its rows."
-    if here is not None:
-        now = alt.Chart(pd.DataFrame({"at": [place_of(feature, here)]}))
-        layers.append(now.mark_rule(strokeDash=[4, 4], color="gray").encode(x))
-        words = f"Dashed: the value in the form. {words}"
-    draw_chart(alt.layer(*layers).resolve_scale(y="independent"), feature)
-    st.text(words)
-
-
-def draw_choices(card: dict, feature: dict, frame: Any, axis: dict, color: Any, here: Any) -> None:
-    """Draw the answers for each choice, which says in how many rows it is: stacked
-    probabilities, or a dot on the axis of what is predicted."""
-    counts = dict(zip(feature.get("choices", [False, True]), feature["counts"]))
-    words = {}
-    for value in frame["at"].unique():
-        mark = "\u25b6 " if value == here else ""
-        words[value] = f"{mark}{spell(card, value) or GAP} ({counts.get(value, 0):,} rows)"
-    frame["at"] = frame["at"].map(words)
-    y = alt.Y("at", type="nominal", sort=None, title=feature["name"], axis=alt.Axis(labelLimit=200))
-    chart = alt.Chart(frame, height=alt.Step(28))
-    chart = (
-        chart.mark_circle(size=90, opacity=1) if card["task"] == "regression" else chart.mark_bar()
-    )
-    draw_chart(chart.encode(y, alt.X("value", **axis), color), feature)
-    st.text("\u25b6 marks the choice in the form; in brackets, the rows of the table that have it.")
-
-
-def draw_chart(chart: Any, feature: dict) -> None:
-    # labels in a contrast of 7 : 1, where Streamlit's own have 3.7
-    ink = "#c9cbd1" if st.context.theme.type == "dark" else "#45474f"
+    line = alt.Chart(points).mark_line().encode(x, y, color)
+    dashed = pd.DataFrame({"at": [] if here is None else [place_of(feature, here)]})
+    rule = alt.Chart(dashed).mark_rule(strokeDash=[4, 4], color="gray").encode(x)
+    ink = "#c9cbd1" if st.context.theme.type == "dark" else "#45474f"  # 7 : 1, not 3.7
     words = {"labelColor": ink, "titleColor": ink}
-    chart = chart.configure(axis=words, legend=words)
+    chart = alt.layer(bars, line, rule, height=300).resolve_scale(y="independent")
+    comma = {"decimal": ",", "thousands": ".", "grouping": [3], "currency": ["", ""]}
+    locale = {"number": comma} if card["decimal"] == "," else {}
+    chart = chart.configure(axis=words, legend=words, locale=locale)
     st.altair_chart(chart, alt=f"How the answer changes with {feature['name']}")
+    st.text("Dashed: the value in the form. Gray: where the table has its rows.")
 
 
 # a file
+
+SHOWN_ROWS = 1_000  # of a file on the screen; the download has all
+FILE_KINDS = ["csv", "tsv", "txt"]
+FILE_WORDS = (
+    "A CSV file with a column for each feature, written as in the table, up to 100,000 rows and "
+    f"{MAX_FILE_MB} MB. Other columns stay as they are; with a column {{}} the answers are scored. "
+    "A red sign at its name: it is too large, or too many came at once."
+)
 
 
 @st.cache_resource
@@ -605,118 +550,101 @@ def template(card: dict) -> bytes:
     return rows.to_csv(index=False, **comma).encode("utf-8-sig")
 
 
-def predict_file(file: Any, card: dict) -> dict | None:
-    """Return what came of the last upload. Raises NoAnswer.
-
-    Without an API the upload is kept, and with it what came of the one before.
-    """
+def predict_file(card: dict, file: Any) -> dict | None:
+    """Return what came of the last upload. Raises NoAnswer; if the API is away, the upload is kept,
+    and with it what came of the one before."""
     file_id, problem, result = state.get("page:result", ("", "", None))
     if file is not None and file.file_id != file_id:
-        problem, result = "", None
         with one_file(), st.spinner("Predicting", show_time=True):
             try:
-                result = read_result(call("/predict/csv", file.getvalue()), card)
+                problem, result = "", read_result(card, call("/predict/csv", file.getvalue()))
             except NoAnswer as error:
-                problem = str(error)
-        if problem == GONE:
-            raise NoAnswer(GONE)
-        # note: Streamlit would keep the upload until some session ends
-        run = get_script_run_ctx()
-        run.uploaded_file_mgr.remove_file(run.session_id, file.file_id)
-        file.close()
-        state["page:result"] = file.file_id, problem, result
+                problem, result = str(error), None
+        if problem != GONE:
+            state["page:result"] = file.file_id, problem, result
+            # note: Streamlit would keep the upload until some session ends
+            run = get_script_run_ctx()
+            run.uploaded_file_mgr.remove_file(run.session_id, file.file_id)
+            file.close()
     if problem:
         raise NoAnswer(problem)
     return result
 
 
-def read_result(content: bytes, card: dict) -> dict:
+def read_result(card: dict, content: bytes) -> dict:
     """Return what is shown of the API's CSV file, and all of it packed."""
-    header_end = re.search(rb"warnings( \(model\))?(.)problem( \(model\))?\n", content)
-    how = {"sep": header_end[2].decode(), "lineterminator": "\n", "keep_default_na": False}
-    first = pd.read_csv(io.BytesIO(content), nrows=SHOWN_ROWS, dtype=str, **how)
+    separator = re.search(rb"warnings( \(model\))?(.)problem( \(model\))?\n", content)[2].decode()
+    how = {"sep": separator, "lineterminator": "\n", "keep_default_na": False, "dtype": str}
+    first = pd.read_csv(io.BytesIO(content), nrows=SHOWN_ROWS, **how)
     # what the API added, and the numbers in it
-    added = list(first)[-5:]
-    numbers = added[:3]
-    if card["task"] == "classification":
-        added = list(first)[-len(card["classes"]) - 4 :]
-        numbers = added[1:-3]
-    for name in numbers:
-        first[name] = pd.to_numeric(first[name].str.replace(card["decimal"], "."))
+    added = list(first)[-len(card.get("classes", "a")) - 4 :]
+    numbers = added[1:-3] if "classes" in card else added[:3]
     # of all rows only some columns: a large file would fill the memory
-    needed = {added[0]: "prediction", added[-2]: "warnings", added[-1]: "problem"}
+    names = {added[0]: "prediction", added[-2]: "warnings", added[-1]: "problem"}
     if card["target"] in first:
-        needed[card["target"]] = "truth"
-    rows = pd.read_csv(io.BytesIO(content), usecols=list(needed), dtype=str, **how)
-    rows = rows.rename(columns=needed)
+        names[card["target"]] = "truth"
+    rows = pd.read_csv(io.BytesIO(content), usecols=list(names), **how).rename(columns=names)
     rows.index += 1
-    if card["task"] == "regression":
-        rows["prediction"] = pd.to_numeric(rows["prediction"].str.replace(card["decimal"], "."))
-    problems = rows["problem"][rows["problem"] != ""]
-    good = rows.drop(problems.index)
-    result = {
-        "rows": len(rows),
-        "predictions": good["prediction"],
-        "warned": int((good["warnings"] != "").sum()),
-        "score": "",
+    rows[["warnings", "problem"]] = rows[["warnings", "problem"]].replace("", None)
+    how |= {"dtype": None, "keep_default_na": True, "decimal": card["decimal"]}
+    answers = pd.read_csv(io.BytesIO(content), usecols=numbers, **how)[numbers]
+    answers.index += 1
+    first[numbers] = answers[numbers].to_numpy()[: len(first)]
+    if "classes" not in card:
+        rows["prediction"] = answers["prediction"]
+    problems = rows["problem"].dropna()
+    return {
+        "rows": rows[rows["problem"].isna()],
+        "score": score_file(card, rows[rows["problem"].isna()], answers),
         "first": first[[*added, *first.columns.drop(added)]],
         "problems": problems.head(SHOWN_ROWS).rename_axis("row").reset_index(),
+        "failed": len(problems),
         # gzip unpacks two to one: the mark without which Excel takes ü for Ã¼, and the file
-        "packed": gzip.compress(codecs.BOM_UTF8) + gzip.compress(content, 1),
+        "packed": gzip.compress("\ufeff".encode()) + gzip.compress(content, 1),
     }
-    if "truth" in good:
-        numbers = pd.read_csv(
-            io.BytesIO(content), sep=how["sep"], usecols=numbers, decimal=card["decimal"]
-        )
-        result["score"] = score_file(card, good, numbers)
-    return result
 
 
-def score_file(card: dict, rows: pd.DataFrame, numbers: pd.DataFrame) -> str:
-    """Return how good the answers for rows with a known truth are; "" where there is none."""
-    truth, own = rows["truth"].str.strip(), card["metrics"]
-    if card["task"] == "regression":
-        truth = pd.to_numeric(truth.str.replace(card["decimal"], "."), errors="coerce").dropna()
-        error = (rows["prediction"][truth.index] - truth).abs().mean()
-        score = f"Mean error {write(card, error)}"
-        own = f"{write(card, own['mean_absolute_error'])}"
-    else:
-        truth = truth[truth != ""]
+def score_file(card: dict, rows: pd.DataFrame, answers: pd.DataFrame) -> str:
+    """Return how good the answers are where the file has the truth; "" where it has none."""
+    truth, own = rows.get("truth", pd.Series(dtype=str)).str.strip(), card["metrics"]
+    if "classes" in card:
+        truth = truth[truth.isin(card["classes"])]
+        places = pd.Index(card["classes"]).get_indexer(truth)
+        losses = -np.log(answers.loc[truth.index].to_numpy()[range(len(truth)), places].clip(1e-15))
         right = (rows["prediction"][truth.index] == truth).mean()
-        known = truth[truth.isin(card["classes"])]
-        places = pd.Index(card["classes"]).get_indexer(known)
-        likely = numbers.to_numpy()[known.index - 1, places].clip(1e-15)
-        loss = -np.log(likely).mean()
-        score = f"{percent(card, right)} right, log loss {write(card, loss)},"
-        own = f"{percent(card, own['accuracy'])}, log loss {write(card, own['log_loss'])}"
-    if not len(truth):
-        return ""
-    return f"{score} in {len(truth):,} rows with a known {card['target']}. In training: {own}."
+        score = f"{percent(card, right)} right, log loss {write(card, losses.mean())}"
+        own = f"{percent(card, own['accuracy'])}, {write(card, own['log_loss'])}"
+    else:
+        truth = truth.str.replace(card["decimal"], ".")
+        truth = pd.to_numeric(truth, errors="coerce").dropna()
+        error = (rows["prediction"][truth.index] - truth).abs().mean()
+        score = f"A mean error of {write(card, error)}"
+        own = write(card, own["mean_absolute_error"])
+    words = f"{score}, in {len(truth):,} rows whose {card['target']} the file tells."
+    return f"{words} The same in training, for unseen rows: {own}." if len(truth) else ""
 
 
-def draw_result(result: dict, card: dict) -> None:
+def draw_result(card: dict, result: dict) -> None:
     """Draw the summary, what can't be predicted and why, and the first rows."""
-    predictions, rows = result["predictions"], result["rows"]
-    good = len(predictions)
-    st.header(f"{good:,} of {rows:,} rows predicted")
+    rows, failed, predictions = result["rows"], result["failed"], result["rows"]["prediction"]
+    good, warned = len(rows), rows["warnings"].count()
+    st.header(f"{good:,} of {good + failed:,} rows predicted")
+    if failed:
+        row, problem = result["problems"].iloc[0]
+        st.warning(plain(f"{failed:,} can't be predicted. The first is row {row}: {problem}."))
+        st.dataframe(result["problems"], hide_index=True)
+    if warned:
+        st.warning(f"{warned:,} have values that training had not seen: see the column warnings.")
     if result["score"]:
         st.info(plain(result["score"]))
-    if good < rows:
-        words = f"{rows - good:,} can't be predicted, as listed here. The first is"
-        row, problem = result["problems"].iloc[0]
-        st.warning(plain(f"{words} row {row}: {problem}."))
-        st.dataframe(result["problems"], hide_index=True)
-    if result["warned"]:
-        words = "have values that training had not seen: see the column warnings."
-        st.warning(f"{result['warned']:,} of the predicted rows {words}")
-    if good and card["task"] == "classification":
-        counts = predictions.value_counts().head(BARS).to_dict()
-        draw_bars(counts, lambda n: f"{n:,} ({percent(card, n / good)})", "Predictions", good)
+    if good and "classes" in card:
+        shares = predictions.value_counts(normalize=True).head(BARS).to_dict()
+        draw_bars(shares, lambda share: f"{share * good:,.0f} ({percent(card, share)})", "Rows", 1)
     elif good:
         ends = predictions.mean(), predictions.min(), predictions.max()
         mean, low, high = (write(card, value, ends[2] - ends[1]) for value in ends)
         st.text(f"{card['target']}: {mean} on average, from {low} to {high}.")
-    if rows > SHOWN_ROWS:
+    if good + failed > SHOWN_ROWS:
         st.text(f"Only the first {SHOWN_ROWS:,} rows are shown; the download has all.")
     st.dataframe(result["first"], hide_index=True, placeholder="")
     unpack = partial(gzip.decompress, result["packed"])
@@ -725,42 +653,56 @@ def draw_result(result: dict, card: dict) -> None:
 
 # what the model is, and how a program asks it
 
+SCORES = {
+    "log_loss": "how far the probabilities are from the truth; lower is better",
+    "accuracy": "the share of rows that are answered right; higher is better",
+    "balanced_accuracy": "the same, where each class counts alike; higher is better",
+    "roc_auc": "how well it tells the two classes apart, 0.5 by chance; higher is better",
+    "root_mean_squared_error": "the usual error, where large ones count more; lower is better",
+    "mean_absolute_error": "the mean error, in the unit of what is predicted; lower is better",
+    "r2": "the share of the differences that it explains, 1 is all; higher is better",
+}
+
 
 def draw_scores(card: dict) -> None:
     dummy = "most frequent label" if card["task"] == "classification" else "mean"
     scores = {"model": card["metrics"], f"always the {dummy}": card["baseline"]}
     frame = pd.DataFrame(scores).map(partial(write, card))
-    frame["what it is"] = frame.index.map(SCORES)
-    st.table(frame.rename(lambda key: key.replace("_", " ")).fillna(""))
+    frame["what it is"] = frame.index.map(SCORES).fillna("")
+    st.table(frame.rename(lambda key: key.replace("_", " ")))
 
 
 def draw_cutoffs(card: dict) -> None:
     """Draw what happens if the rarer of two classes is answered from another probability on."""
-    if "cutoffs" not in card:
-        return
-    label = card["cutoffs"]["label"]
-    st.header(f"When to say {plain(label)}")
-    st.text(
-        f"The model says {label} from a probability of 50 % on. Where a missed {label} is worse "
-        f"than a false alarm, act from a lower one on; measured on rows that it had not seen:"
-    )
-    frame = pd.DataFrame(card["cutoffs"]["rows"], columns=["from", "of these are", "finds"])
-    frame = frame.map(partial(percent, card), "ignore").fillna("nobody is")
-    frame.columns = [
-        "from",
-        f"so many of these are {plain(label)}",
-        f"of all {plain(label)} it finds",
-    ]
-    st.table(frame, hide_index=True)
+    if "cutoffs" in card:
+        label = card["cutoffs"]["label"]
+        st.header(f"When to act on {plain(label)}")
+        st.text(
+            f"Who acts from a lower probability of {label} on finds more, with more false alarms:"
+        )
+        columns = ["act from", "so many of these are right", "so many of all are found"]
+        frame = pd.DataFrame(card["cutoffs"]["rows"], columns=columns)
+        st.table(frame.map(partial(percent, card), "ignore").fillna("nobody is"), hide_index=True)
+
+
+def draw_features(card: dict) -> None:
+    columns = ["name", "unit", "type", "nullable", "minimum", "maximum", "choices"]
+    features = pd.DataFrame(card["features"], columns=columns)
+    features[columns[4:6]] = features[columns[4:6]].map(partial(spell, card), "ignore")
+    st.dataframe(features, hide_index=True, placeholder="")
+    for entry in card["dropped"]:
+        what = [f"{key} {value}" for key, value in entry.items() if key != "reason"]
+        st.text(f"left out: {', '.join(what)} ({entry['reason']})")
+    versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
+    st.text(f"Trained with {versions}. SHA-256 of the file: {card['sha256']}")
 
 
 def draw_programmers(card: dict, texts: dict[str, str]) -> None:
     st.header("For programmers")
-    row = card["examples"][0]["features"]
+    row, url = card["examples"][0]["features"], API_URL
     with suppress(NoAnswer):
         row = read_row(card, texts)
-    url = api_url()
-    if PUBLIC_API:
+    if PUBLIC_API:  # below whatever path the page is
         url = f"{st.context.url.partition('?')[0].rstrip('/')}/api"
         st.markdown(f"The API's documentation: {url}/docs")
     else:
@@ -768,12 +710,10 @@ def draw_programmers(card: dict, texts: dict[str, str]) -> None:
     body = shlex.quote(json.dumps(row, ensure_ascii=False))
     curl = f"curl {url}/predict -H 'Content-Type: application/json' -d {body}"
     st.code(curl, None, wrap_lines=True)
-    versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
-    st.text(f"Trained with {versions}. SHA-256 of the file: {card['sha256']}")
 
 
-# the server: it runs this file anew for each click of a visitor, and answers for the API if that
-# is to be public; else there is nothing below /api
+# the server: it runs this file anew for each change of a field, and answers for the API if that is
+# to be public; else there is nothing below /api
 
 MAX_HELD_MB = 150  # of all visitors' uploads: they fit into 1 GB beside the rest
 UPLOAD_SECONDS = 600  # for all of a file to come; a phone that is gone may not say so

@@ -20,7 +20,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
 from itertools import islice
@@ -115,6 +115,15 @@ def main() -> None:
     if work(card) > SLOW_WORK:
         candidates.pop("slow gradient boosting", None)
     best, clones, answers = compare(candidates, X, y, folds, card)
+    if len(card.get("classes", [])) == 2:
+        truth = np.concatenate([y[test] for _, test in folds])
+        counts = [(truth == c).sum() for c in card["classes"]]
+        rare = int(np.argmin(counts)); label = card["classes"][rare]; rows = []
+        for cut in (0.1, 0.2, 0.3, 0.5, 0.7):
+            above = answers[:, rare] >= cut
+            hit = (truth == label)
+            rows.append([cut, float(hit[above].mean()) if above.any() else None, float((above & hit).sum() / hit.sum())])
+        card["cutoffs"] = {"label": label, "rows": rows}
     card["importance"] = measure_importance(clones, X, y, folds, card)
     card["uncertainty"] = measure_uncertainty(answers, y, folds, card)
     note_leaks(card)
@@ -151,6 +160,7 @@ def start_card(target: str, about: dict) -> dict:
         "uncertainty": {},  # see measure_uncertainty()
         "examples": [],  # a few real rows, as JSON has them
         "rows": 0,  # trained on
+        "trained": date.today().isoformat(),
         "dropped": [],  # columns, rows and cells left out, each with the reason
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         **about,
@@ -343,6 +353,8 @@ def read_cell(text: str, feature: dict, decimal: str) -> float | None:
     choices = feature.get("choices")
     if feature["type"] == "boolean":
         text, choices = text.lower(), ["false", "true"]
+    if text not in choices and feature.get("open"):
+        return len(choices)
     return choices.index(text) if text in choices else None
 
 
@@ -377,7 +389,7 @@ def decode(feature: dict, value: float) -> object:
     if math.isnan(value):
         return None
     if feature["type"] == "category":
-        return feature["choices"][int(value)]
+        return [*feature["choices"], "another"][int(value)]
     if feature["type"] == "boolean":
         return bool(value)
     if feature["type"] == "number":
@@ -932,8 +944,8 @@ def measure_uncertainty(answers: np.ndarray, y: np.ndarray, folds: Folds, card: 
         "coverage": COVERAGE,
         "edges": edges.tolist(),  # a band is from one to the next
         "widths": [conformal_quantile(errors[group == i], most) for i in range(len(edges) + 1)],
-        "at_least": 0.0 if y.min() >= 0 else None,  # an interval keeps the sign of all
-        "at_most": 0.0 if y.max() <= 0 else None,
+        "minimum": float(y.min()),
+        "maximum": float(y.max()),
     }
 
 
@@ -948,9 +960,21 @@ def conformal_quantile(errors: np.ndarray, most: float) -> float:
 
 def pick_examples(X: np.ndarray, y: np.ndarray, card: dict) -> list[dict]:
     """Return up to five real rows, of different classes or from low to high, as JSON has them."""
-    _, rows = np.unique(y, return_index=True)  # one for each different target
+    middle, spread = np.nanmedian(X, axis=0), np.nanstd(X, axis=0) + 1e-9
+    far = np.nansum(((X - middle) / spread) ** 2, axis=1) + 5 * np.isnan(X).sum(axis=1)
+    picked = [int(far.argmin())]
+    if "classes" in card:
+        for label in card["classes"][:5]:
+            rows = np.flatnonzero(y == label)
+            near = np.nansum(((X[rows] - np.nanmedian(X[rows], axis=0)) / spread) ** 2, axis=1)
+            row = int(rows[near.argmin()])
+            if y[picked[0]] != label:
+                picked.append(row)
+    else:
+        order = np.argsort(y)
+        picked += [int(order[int(q * (len(y) - 1))]) for q in (0.05, 0.35, 0.65, 0.95)]
     examples = []
-    for row in rows[np.linspace(0, len(rows) - 1, min(5, len(rows))).astype(int)]:
+    for row in picked:
         values = {f["name"]: decode(f, value) for f, value in zip(card["features"], X[row])}
         examples.append({"features": values, "target": y[row].item()})
     return examples
