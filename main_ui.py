@@ -102,15 +102,14 @@ def draw_why(card: dict, row: dict) -> None:
     st.header("Why this answer", anchor="why")
     with saying("why"):
         why = call("/explain", row)
-        factor, unit, scale = 100, " %", 10
-        if card["task"] == "regression":
-            factor, unit, scale = 1, "", max(map(abs, why["shares"].values()))
-        start = write(card, why["average"], scale, factor=factor) + unit
-        end = write(card, why["value"], scale, factor=factor) + unit
-        st.text(f"From {start}, the average for up to 100 rows of the table, to {end}:")
         shares = {f"{n} = {spell(card, row[n]) or GAP}": s for n, s in why["shares"].items()}
-        spelled = partial(write, card, scale=scale, sign="+", factor=factor)
-        draw_bars(sum_others(shares), spelled, "Shares")
+        spelled, points = partial(percent, card), partial(write_points, card)
+        if card["task"] == "regression":
+            spelled = partial(write, card, scale=max(map(abs, why["shares"].values())))
+            points = partial(spelled, sign="+")
+        start, end = spelled(why["average"]), spelled(why["value"])
+        st.text(f"From {start}, the average for up to 100 rows of the table, to {end}:")
+        draw_bars(sum_others(shares), points, "Shares")
         st.text("These shares tell how the model decides; they are no causes.")
 
 
@@ -132,7 +131,7 @@ def draw_many_rows(card: dict) -> None:
     """Draw where a file goes up, and what came of it."""
     st.text(FILE_WORDS.format(card["target"]))
     st.download_button("Download a template", template(card), "template.csv", on_click="ignore")
-    file = st.file_uploader("Your file", FILE_KINDS, max_upload_size=MAX_FILE_MB, key="page:file")
+    file = st.file_uploader("Your file", ["csv", "tsv", "txt"], key="page:file")
     with saying("file"):
         result = predict_file(card, file)
         if result:
@@ -143,14 +142,10 @@ def draw_about(card: dict) -> None:
     """Draw what the model is, how good it is, and what it goes by."""
     st.text(ABOUT_WORDS.format(**card))
     draw_scores(card)
-    for note in card["notes"]:
-        st.info(plain(note))
-    draw_cutoffs(card)
     st.header("What matters most")
     gains = pd.Series(card["importance"]).clip(0)
     shares = (gains / (gains.sum() or 1)).head(BARS)
     draw_bars(shares.to_dict(), partial(percent, card), "Importance")
-    st.header("What it was trained on")
     draw_features(card)
 
 
@@ -160,12 +155,11 @@ def draw_about(card: dict) -> None:
 
 # asking the API
 
-API_PORT = os.environ.get("API_PORT") or "8001"
 BASE_PATH = "/".join(["", *st.get_option("server.baseUrlPath").strip("/").split()])
-API_URL = os.environ.get("API_URL") or f"http://127.0.0.1:{API_PORT}"
-if PUBLIC_API and not (os.environ.get("API_URL") or os.environ.get("API_PORT")):
-    # page and API are one process
+API_PORT, API_URL = os.environ.get("API_PORT"), os.environ.get("API_URL")
+if PUBLIC_API and not API_PORT and not API_URL:  # page and API are one process
     API_URL = f"http://127.0.0.1:{st.get_option('server.port')}{BASE_PATH}/api"
+API_URL = (API_URL or f"http://127.0.0.1:{API_PORT or 8001}").rstrip("/")
 TIMEOUT_SECONDS = 10  # until the next bytes come
 GONE = "The model is not there or too busy. Please try again in a moment."
 
@@ -181,7 +175,7 @@ def call(path: str, body: dict | bytes | None = None) -> Any:
         content = json.dumps(body).encode()
     elif body is not None:
         kind = "text/csv"
-    request = Request(API_URL.rstrip("/") + path, content, {"Content-Type": kind})
+    request = Request(API_URL + path, content, {"Content-Type": kind})
     opener = build_opener(ProxyHandler({}))  # a proxy is for the world, not for this machine
     try:
         with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
@@ -251,9 +245,8 @@ def spell(card: dict, value: Any) -> str:
     return json.dumps(value).removesuffix(".0").replace(".", card["decimal"])
 
 
-def write(card: dict, value: float, scale: float = 0.0, sign: str = "", factor: int = 1) -> str:
+def write(card: dict, value: float, scale: float = 0.0, sign: str = "") -> str:
     """Return a number with three digits of the scale, of its interval say; or with four digits."""
-    value *= factor
     decimals = 2 - math.floor(math.log10(scale or abs(value) / 10 or 1))
     text = f"{value:{sign}z,.{min(max(decimals, 0), 12)}f}"  # z: no -0.0
     if decimals > 12 and abs(value) < 1e-9:
@@ -266,6 +259,10 @@ def write(card: dict, value: float, scale: float = 0.0, sign: str = "", factor: 
 def percent(card: dict, share: float) -> str:
     """Return a share, never as a certainty."""
     return f"{100 * min(max(share, 0.001), 0.999):.1f} %".replace(".", card["decimal"])
+
+
+def write_points(card: dict, share: float) -> str:
+    return f"{write(card, 100 * share, 10, '+')} points"
 
 
 def read_number(card: dict, text: str) -> float:
@@ -289,17 +286,15 @@ def say(card: dict, answer: dict) -> tuple[str, str]:
 
 
 def draw_remarks(card: dict, row: dict, answer: dict) -> None:
-    """Draw what is to know of an answer: how far it can be trusted, and the truth where it is known."""
+    """Draw what is likely, how far that can be trusted, and the truth where it is known."""
     covered = f"{100 * card['uncertainty']['coverage']:.0f} %"
     if "interval" in answer:
-        ends = say(card, answer)[1].capitalize()
-        st.text(f"{ends}: of rows of this size, {covered} lay within such a range.")
+        likely = say(card, answer)[1].capitalize()
+        st.text(f"{likely}: in {covered} of the rows of this size the truth lay in such a range.")
     elif len(answer["likely"]) > 1:
-        likely, others = answer["likely"][:BARS], len(answer["likely"]) - BARS
-        labels = " or ".join(likely) + (f" or {others} more" if others > 0 else "")
-        st.text(
-            f"Not clear: it may be {labels}. Of the rows of each class, {covered} had their own label among those that were named like this."
-        )
+        labels = " or ".join(answer["likely"][:BARS])
+        words = f"of each class, {covered} of the rows had their own label among such labels."
+        st.text(f"Not clear, it may be {labels}: {words}")
     for sentence in answer["warnings"]:
         st.warning(plain(f"{sentence}. How sure the model is there says nothing."))
     loss = next(iter(card["metrics"]))
@@ -315,7 +310,6 @@ def draw_remarks(card: dict, row: dict, answer: dict) -> None:
 # starts from; so a link, a reload and the browser's Back bring all of it again
 
 CODES = 8  # whole numbers in so narrow a range are chosen from a list
-LONG_CHOICE = 22  # characters; longer ones have all of the width
 
 
 def start_labels(card: dict) -> list[str]:
@@ -370,7 +364,7 @@ def draw_field(grid: Any, card: dict, feature: dict) -> str:
     if "minimum" in feature and not choices:
         words.append(f"{spell(card, feature['minimum'])} to {spell(card, feature['maximum'])}")
     label = plain(f"{feature['name']} ({', '.join(words)})" if words else feature["name"])
-    is_long = any(len(choice) > LONG_CHOICE for choice in choices)
+    is_long = len(max(choices, key=len, default="")) > 22  # characters, where it would be cut
     kept = {"key": key, "bind": "query-params"}
     with grid.cell(column_span="all" if is_long else 1):
         if choices:
@@ -431,6 +425,7 @@ def sum_others(shares: dict[str, float]) -> dict[str, float]:
 
 
 WHAT_IF_POINTS, WHAT_IF_CHOICES = 150, 30
+DAY = 86_400_000  # milliseconds
 
 
 def place_of(feature: dict, value: Any) -> float:
@@ -455,12 +450,10 @@ def values_to_try(feature: dict, here: Any) -> list:
     ends = np.array(ends, float)
     values = np.append(np.linspace(ends.min(), ends.max(), WHAT_IF_POINTS + 1), ends[2:])
     if feature["type"] == "date":
-        is_time, day = "T" in feature["minimum"] + feature["maximum"], 86_400_000
-        if is_time and np.ptp(ends) > WHAT_IF_POINTS * day:
+        if np.ptp(ends) > WHAT_IF_POINTS * DAY:
             # at one time of day: several would be a zigzag
-            values = ends[-1] + ((values - ends[-1]) / day).round() * day
-        unit = "s" if is_time else "D"
-        values = values.astype("datetime64[ms]").astype(f"datetime64[{unit}]").astype(str)
+            values = ends[-1] + ((values - ends[-1]) / DAY).round() * DAY
+        values = values.astype("datetime64[ms]").astype("datetime64[s]").astype(str)
     elif feature["integer"]:
         values = values.round()
     return np.unique(values).tolist()
@@ -502,8 +495,10 @@ def draw_curve(card: dict, feature: dict, values: list, answer: dict, here: Any)
     if feature["type"] == "date":
         kind, form = "temporal", "%Y-%m-%d"
     elif feature["integer"]:
-        # as many as there are for each of the whole numbers in a step: one may have two of them
-        seen["rows"] /= np.maximum(1, np.diff(np.ceil(edges.round(9)), append=edges[-1] + 1))[:-1]
+        # as many as each of the whole numbers in a step has: one step may have two of them
+        ends_of_steps = np.ceil(edges.round(9))
+        ends_of_steps[-1] += 1
+        seen["rows"] /= np.diff(ends_of_steps).clip(1)
     scale = alt.Scale(zero=False, nice=False)
     x = alt.X("at", type=kind, title=feature["name"], scale=scale, axis=alt.Axis(format=form))
     room = alt.Scale(domain=[float(min(ends)), float(max(ends))])
@@ -529,7 +524,6 @@ def draw_curve(card: dict, feature: dict, values: list, answer: dict, here: Any)
 # a file
 
 SHOWN_ROWS = 1_000  # of a file on the screen; the download has all
-FILE_KINDS = ["csv", "tsv", "txt"]
 FILE_WORDS = (
     "A CSV file with a column for each feature, written as in the table, up to 100,000 rows and "
     f"{MAX_FILE_MB} MB. Other columns stay as they are; with a column {{}} the answers are scored. "
@@ -537,10 +531,8 @@ FILE_WORDS = (
 )
 
 
-@st.cache_resource
-def one_file() -> threading.Lock:
-    """Return what lets one visitor's file be predicted at a time: several would fill the memory."""
-    return threading.Lock()
+# one visitor's file is predicted at a time: several would fill the memory
+one_file = st.cache_resource(lambda: threading.Lock(), show_spinner=False)
 
 
 def template(card: dict) -> bytes:
@@ -592,10 +584,11 @@ def read_result(card: dict, content: bytes) -> dict:
     first[numbers] = answers[numbers].to_numpy()[: len(first)]
     if "classes" not in card:
         rows["prediction"] = answers["prediction"]
-    problems = rows["problem"].dropna()
+    problems, good = rows["problem"].dropna(), rows[rows["problem"].isna()]
     return {
-        "rows": rows[rows["problem"].isna()],
-        "score": score_file(card, rows[rows["problem"].isna()], answers),
+        "predictions": good["prediction"],
+        "warned": int(good["warnings"].count()),
+        "score": score_file(card, good, answers),
         "first": first[[*added, *first.columns.drop(added)]],
         "problems": problems.head(SHOWN_ROWS).rename_axis("row").reset_index(),
         "failed": len(problems),
@@ -626,8 +619,8 @@ def score_file(card: dict, rows: pd.DataFrame, answers: pd.DataFrame) -> str:
 
 def draw_result(card: dict, result: dict) -> None:
     """Draw the summary, what can't be predicted and why, and the first rows."""
-    rows, failed, predictions = result["rows"], result["failed"], result["rows"]["prediction"]
-    good, warned = len(rows), rows["warnings"].count()
+    predictions, failed, warned = result["predictions"], result["failed"], result["warned"]
+    good = len(predictions)
     st.header(f"{good:,} of {good + failed:,} rows predicted")
     if failed:
         row, problem = result["problems"].iloc[0]
@@ -665,27 +658,25 @@ SCORES = {
 
 
 def draw_scores(card: dict) -> None:
+    """Draw how good it is, what to know of that, and what acting earlier or later would bring."""
     dummy = "most frequent label" if card["task"] == "classification" else "mean"
     scores = {"model": card["metrics"], f"always the {dummy}": card["baseline"]}
     frame = pd.DataFrame(scores).map(partial(write, card))
     frame["what it is"] = frame.index.map(SCORES).fillna("")
     st.table(frame.rename(lambda key: key.replace("_", " ")))
-
-
-def draw_cutoffs(card: dict) -> None:
-    """Draw what happens if the rarer of two classes is answered from another probability on."""
+    for note in card["notes"]:
+        st.info(plain(note))
     if "cutoffs" in card:
         label = card["cutoffs"]["label"]
         st.header(f"When to act on {plain(label)}")
-        st.text(
-            f"Who acts from a lower probability of {label} on finds more, with more false alarms:"
-        )
+        st.text(f"Who acts from a lower probability of {label} on finds more, and errs more:")
         columns = ["act from", "so many of these are right", "so many of all are found"]
         frame = pd.DataFrame(card["cutoffs"]["rows"], columns=columns)
         st.table(frame.map(partial(percent, card), "ignore").fillna("nobody is"), hide_index=True)
 
 
 def draw_features(card: dict) -> None:
+    st.header("What it was trained on")
     columns = ["name", "unit", "type", "nullable", "minimum", "maximum", "choices"]
     features = pd.DataFrame(card["features"], columns=columns)
     features[columns[4:6]] = features[columns[4:6]].map(partial(spell, card), "ignore")
