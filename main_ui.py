@@ -411,6 +411,7 @@ def draw_bars(values: dict, spelled: Callable, about: str, end: float = 0.0) -> 
     colors = ["#8a3d12", "#14548c"] if is_dark else ["#f6b48f", "#a3cdf0"]  # 7 : 1 to the words
     low, high = min(0, frame.min(axis=None)), max(end, frame.max(axis=None))
     ends = {"axis": None, "vmin": low, "vmax": high, "align": "zero" if low < 0 else "left"}
+    ends["props"] = f"width: {60 // len(frame.columns)}%"
     hidden = len(frame.columns) == 1
     st.table(frame.style.format(spelled).bar(color=colors, **ends), hide_header=hidden, alt=about)
 
@@ -576,19 +577,17 @@ def read_result(card: dict, content: bytes) -> dict:
     if card["target"] in first:
         names[card["target"]] = "truth"
     rows = pd.read_csv(io.BytesIO(content), usecols=list(names), **how).rename(columns=names)
-    rows.index += 1
-    rows[["warnings", "problem"]] = rows[["warnings", "problem"]].replace("", None)
-    how |= {"dtype": None, "keep_default_na": True, "decimal": card["decimal"]}
+    how |= {"dtype": float, "keep_default_na": True, "decimal": card["decimal"]}
     answers = pd.read_csv(io.BytesIO(content), usecols=numbers, **how)[numbers]
-    answers.index += 1
-    first[numbers] = answers[numbers].to_numpy()[: len(first)]
+    first[numbers] = answers[: len(first)]
     if "classes" not in card:
-        rows["prediction"] = answers["prediction"]
-    problems, good = rows["problem"].dropna(), rows[rows["problem"].isna()]
+        rows["prediction"] = answers[added[0]]
+    rows.index = answers.index = rows.index + 1
+    problems, good = rows["problem"][rows["problem"] != ""], rows[rows["problem"] == ""]
     return {
         "predictions": good["prediction"],
-        "warned": int(good["warnings"].count()),
-        "score": score_file(card, good, answers),
+        "warned": int((good["warnings"] != "").sum()),
+        "score": score_file(card, good, answers) if "truth" in good else "",
         "first": first[[*added, *first.columns.drop(added)]],
         "problems": problems.head(SHOWN_ROWS).rename_axis("row").reset_index(),
         "failed": len(problems),
@@ -598,23 +597,22 @@ def read_result(card: dict, content: bytes) -> dict:
 
 
 def score_file(card: dict, rows: pd.DataFrame, answers: pd.DataFrame) -> str:
-    """Return how good the answers are where the file has the truth; "" where it has none."""
-    truth, own = rows.get("truth", pd.Series(dtype=str)).str.strip(), card["metrics"]
+    """Return how good the answers are for the rows whose truth the file has."""
+    truth, own = rows["truth"].str.strip(), card["metrics"]
     if "classes" in card:
         truth = truth[truth.isin(card["classes"])]
         places = pd.Index(card["classes"]).get_indexer(truth)
-        losses = -np.log(answers.loc[truth.index].to_numpy()[range(len(truth)), places].clip(1e-15))
-        right = (rows["prediction"][truth.index] == truth).mean()
-        score = f"{percent(card, right)} right, log loss {write(card, losses.mean())}"
+        likely = answers.loc[truth.index].to_numpy()[range(len(truth)), places]
+        right, loss = (rows["prediction"][truth.index] == truth).mean(), -np.log(likely.clip(1e-15))
+        score = f"{percent(card, right)} right, log loss {write(card, loss.mean())}"
         own = f"{percent(card, own['accuracy'])}, {write(card, own['log_loss'])}"
     else:
-        truth = truth.str.replace(card["decimal"], ".")
-        truth = pd.to_numeric(truth, errors="coerce").dropna()
+        truth = pd.to_numeric(truth.str.replace(card["decimal"], "."), errors="coerce").dropna()
         error = (rows["prediction"][truth.index] - truth).abs().mean()
         score = f"A mean error of {write(card, error)}"
         own = write(card, own["mean_absolute_error"])
-    words = f"{score}, in {len(truth):,} rows whose {card['target']} the file tells."
-    return f"{words} The same in training, for unseen rows: {own}." if len(truth) else ""
+    words = f"in {len(truth):,} rows whose {card['target']} the file tells"
+    return f"{score}, {words}. The same in training, for unseen rows: {own}." if len(truth) else ""
 
 
 def draw_result(card: dict, result: dict) -> None:
