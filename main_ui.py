@@ -35,9 +35,9 @@ from streamlit.runtime import get_instance
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 PUBLIC_API = os.environ.get("PUBLIC_API") == "1"  # the page's port answers under /api too
+TABS = ["One row", "Many rows", "About the model"]
 UNFOLDED = 24  # features in sight; of more, the less important ones are folded away
 BARS = 10  # in a chart; nobody compares more
-MAX_FILE_MB = 50
 state = st.session_state  # of one visitor: what the fields hold, and ours under "page:"
 
 
@@ -47,8 +47,7 @@ def main() -> None:
     st.set_page_config(card["title"], layout="wide")
     st.title(plain(card["title"]))
     st.text(card["description"])
-    tabs = st.tabs(["One row", "Many rows", "About the model"], key="tab", bind="query-params")
-    one, many, about = tabs
+    one, many, about = st.tabs(TABS, key="tab", bind="query-params")
     with one:
         form, answers = st.columns([3, 2], gap="large")
         with form:
@@ -107,8 +106,8 @@ def draw_why(card: dict, row: dict) -> None:
         if card["task"] == "regression":
             spelled = partial(write, card, scale=max(map(abs, why["shares"].values())))
             points = partial(spelled, sign="+")
-        start, end = spelled(why["average"]), spelled(why["value"])
-        st.text(f"From {start}, the average for up to 100 rows of the table, to {end}:")
+        ends = f"{spelled(why['average'])}, their average, to {spelled(why['value'])}"
+        st.text(f"Against up to 100 rows of the table, from {ends}:")
         draw_bars(sum_others(shares), points, "Shares")
         st.text("These shares tell how the model decides; they are no causes.")
 
@@ -144,8 +143,8 @@ def draw_about(card: dict) -> None:
     draw_scores(card)
     st.header("What matters most")
     gains = pd.Series(card["importance"]).clip(0)
-    shares = (gains / (gains.sum() or 1)).head(BARS)
-    draw_bars(shares.to_dict(), partial(percent, card), "Importance")
+    shares = (gains / (gains.sum() or 1)).head(BARS).to_dict()
+    draw_bars(shares, partial(percent, card), "Importance")
     draw_features(card)
 
 
@@ -323,11 +322,12 @@ def start_of(card: dict, feature: dict) -> tuple[str, Any]:
     what the field begins with."""
     place, name = start_labels(card).index(state["row"]), feature["name"]
     value = card["examples"][place]["features"][name]
-    if value is not None and is_day(feature):
-        value = date.fromisoformat(value)
-    else:
-        value = spell(card, value) or (GAP if choices_of(feature) else "")
-    return f"{place or ''}_{name}", value
+    text = spell(card, value) or (GAP if choices_of(feature) else "")
+    if feature["type"] == "date" and "T" not in feature["minimum"] + feature["maximum"] + text:
+        # days have Streamlit's calendar, unless they may be missing: it can't be emptied
+        value = None if feature["nullable"] else date.fromisoformat(text)
+        return f"{place or ''}_{name}", value or text
+    return f"{place or ''}_{name}", text
 
 
 def refill(card: dict) -> None:
@@ -336,13 +336,6 @@ def refill(card: dict) -> None:
     for feature in card["features"]:
         key, start = start_of(card, feature)
         state[key] = start
-
-
-def is_day(feature: dict) -> bool:
-    """Return whether it is a date without a time of day, and never missing: Streamlit's calendar
-    can't be emptied."""
-    is_date = feature["type"] == "date" and not feature["nullable"]
-    return is_date and "T" not in feature["minimum"] + feature["maximum"]
 
 
 def choices_of(feature: dict) -> list[str]:
@@ -371,7 +364,7 @@ def draw_field(grid: Any, card: dict, feature: dict) -> str:
             kept["accept_new_options"] = "open" in feature or feature["type"] == "number"
             choices = list(dict.fromkeys([*choices, start]))
             return st.selectbox(label, choices, choices.index(start), **kept)
-        if is_day(feature):
+        if isinstance(start, date):
             return str(st.date_input(label, start, date.min, date.max, format="YYYY-MM-DD", **kept))
         empty = "unknown" if feature["nullable"] else "needed"
         # a text: number inputs round what they show, and swallow a comma
@@ -425,8 +418,8 @@ def sum_others(shares: dict[str, float]) -> dict[str, float]:
     return shares
 
 
+alt.utils.schemapi.DEBUG_MODE = False  # no checks of each chart: they took a third of a run
 WHAT_IF_POINTS, WHAT_IF_CHOICES = 150, 30
-DAY = 86_400_000  # milliseconds
 
 
 def place_of(feature: dict, value: Any) -> float:
@@ -451,9 +444,9 @@ def values_to_try(feature: dict, here: Any) -> list:
     ends = np.array(ends, float)
     values = np.append(np.linspace(ends.min(), ends.max(), WHAT_IF_POINTS + 1), ends[2:])
     if feature["type"] == "date":
-        if np.ptp(ends) > WHAT_IF_POINTS * DAY:
+        if np.ptp(ends) > WHAT_IF_POINTS * 86_400_000:
             # at one time of day: several would be a zigzag
-            values = ends[-1] + ((values - ends[-1]) / DAY).round() * DAY
+            values = ends[-1] + ((values - ends[-1]) / 86_400_000).round() * 86_400_000
         values = values.astype("datetime64[ms]").astype("datetime64[s]").astype(str)
     elif feature["integer"]:
         values = values.round()
@@ -524,6 +517,7 @@ def draw_curve(card: dict, feature: dict, values: list, answer: dict, here: Any)
 
 # a file
 
+MAX_FILE_MB = 50  # as .streamlit/config.toml has it
 SHOWN_ROWS = 1_000  # of a file on the screen; the download has all
 FILE_WORDS = (
     "A CSV file with a column for each feature, written as in the table, up to 100,000 rows and "
@@ -661,7 +655,7 @@ def draw_scores(card: dict) -> None:
     scores = {"model": card["metrics"], f"always the {dummy}": card["baseline"]}
     frame = pd.DataFrame(scores).map(partial(write, card))
     frame["what it is"] = frame.index.map(SCORES).fillna("")
-    st.table(frame.rename(lambda key: key.replace("_", " ")))
+    st.table(frame.rename(lambda key: key.replace("_", " ")).rename_axis("score"))
     for note in card["notes"]:
         st.info(plain(note))
     if "cutoffs" in card:

@@ -1666,7 +1666,7 @@ def test_browser(apis, tmp_path):
         assert "98765" in page.url
         page.goto(page.url)
         page.get_by_text("How sure the model is there says nothing").wait_for()
-        assert page.get_by_role("textbox", name=name).first.input_value() == "98765"
+        playwright.expect(page.get_by_role("textbox", name=name).first).to_have_value("98765")
         page.get_by_role("tab", name="Many rows").click()
         page.locator("input[type=file]").set_input_files(path)
         with page.expect_download() as template:
