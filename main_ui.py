@@ -88,7 +88,8 @@ def draw_answer(card: dict, row: dict) -> None:
     value, sure = say(card, answer)
     kind = st.warning if answer["warnings"] else st.success
     with st.bottom:  # always in sight, on a phone too, and read out by a screen reader
-        kind(f"**{plain(card['target'])}: {plain(value)}**, {plain(sure)}. [Why?](#why)")
+        words = plain(". ".join([sure, *answer["warnings"][:1]]))
+        kind(f"**{plain(card['target'])}: {plain(value)}**, {words}. [Why?](#why)")
     st.metric(plain(card["target"]), plain(value))
     if "probabilities" in answer:
         ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
@@ -106,8 +107,8 @@ def draw_why(card: dict, row: dict) -> None:
         if card["task"] == "regression":
             spelled = partial(write, card, scale=max(map(abs, why["shares"].values())))
             points = partial(spelled, sign="+")
-        ends = f"{spelled(why['average'])}, their average, to {spelled(why['value'])}"
-        st.text(f"Against up to 100 rows of the table, from {ends}:")
+        start, end = spelled(why["average"]), spelled(why["value"])
+        st.text(f"From {start}, the average for up to 100 rows of the table, to {end}:")
         draw_bars(sum_others(shares), points, "Shares")
         st.text("These shares tell how the model decides; they are no causes.")
 
@@ -404,7 +405,7 @@ def draw_bars(values: dict, spelled: Callable, about: str, end: float = 0.0) -> 
     colors = ["#8a3d12", "#14548c"] if is_dark else ["#f6b48f", "#a3cdf0"]  # 7 : 1 to the words
     low, high = min(0, frame.min(axis=None)), max(end, frame.max(axis=None))
     ends = {"axis": None, "vmin": low, "vmax": high, "align": "zero" if low < 0 else "left"}
-    ends["props"] = f"width: {60 // len(frame.columns)}%"
+    ends["props"] = f"width: {60 // len(frame.columns)}%;"
     hidden = len(frame.columns) == 1
     st.table(frame.style.format(spelled).bar(color=colors, **ends), hide_header=hidden, alt=about)
 
@@ -471,7 +472,7 @@ def draw_choices(card: dict, feature: dict, values: list, answer: dict, here: An
     if card["task"] == "regression":
         spelled = partial(write, card, scale=max(map(abs, answer["prediction"])) / 10)
     frame = pd.DataFrame(lines, index=names)
-    draw_bars(frame.rename(columns=plain), spelled, "Answers")
+    draw_bars(frame.rename(columns=plain).rename_axis(plain(feature["name"])), spelled, "Answers")
 
 
 def draw_curve(card: dict, feature: dict, values: list, answer: dict, here: Any) -> None:

@@ -1092,6 +1092,7 @@ def layers_of(chart) -> list:
 def bars_of(table) -> dict[str, str]:
     """Return what a table with bars in it says, by its rows' names."""
     frame = table.value
+    assert re.search(r";\s*background: linear-gradient", table.proto.arrow_data.styler.styles)
     return dict(zip(map(unescape, frame.index), frame.iloc[:, 0]))
 
 
