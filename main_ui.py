@@ -19,6 +19,7 @@ from functools import partial
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
+from urllib.parse import quote
 from urllib.request import ProxyHandler, Request, build_opener
 
 import altair as alt
@@ -35,7 +36,6 @@ from streamlit.runtime import get_instance
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 PUBLIC_API = os.environ.get("PUBLIC_API") == "1"  # the page's port answers under /api too
-TABS = ["One row", "Many rows", "About the model"]
 UNFOLDED = 24  # features in sight; of more, the less important ones are folded away
 BARS = 10  # in a chart; nobody compares more
 state = st.session_state  # of one visitor: what the fields hold, and ours under "page:"
@@ -78,7 +78,7 @@ def draw_form(card: dict) -> dict[str, str]:
     for feature in card["features"]:
         grid = shown if feature["name"] in ranked[:UNFOLDED] else folded
         texts[feature["name"]] = draw_field(grid, card, feature)
-    st.button("Reset to this row", key="page:reset", on_click=refill, args=[card])
+    draw_reset(card, texts)
     return texts
 
 
@@ -133,9 +133,7 @@ def draw_many_rows(card: dict) -> None:
     st.download_button("Download a template", template(card), "template.csv", on_click="ignore")
     file = st.file_uploader("Your file", ["csv", "tsv", "txt"], key="page:file")
     with saying("file"):
-        result = predict_file(card, file)
-        if result:
-            draw_result(card, result)
+        draw_result(card, predict_file(card, file))
 
 
 def draw_about(card: dict) -> None:
@@ -155,7 +153,7 @@ def draw_about(card: dict) -> None:
 
 # asking the API
 
-BASE_PATH = "/".join(["", *st.get_option("server.baseUrlPath").strip("/").split()])
+BASE_PATH = f"/{st.get_option('server.baseUrlPath').strip('/')}".rstrip("/")
 API_PORT, API_URL = os.environ.get("API_PORT"), os.environ.get("API_URL")
 if PUBLIC_API and not API_PORT and not API_URL:  # page and API are one process
     API_URL = f"http://127.0.0.1:{st.get_option('server.port')}{BASE_PATH}/api"
@@ -170,11 +168,9 @@ class NoAnswer(Exception):
 
 def call(path: str, body: dict | bytes | None = None) -> Any:
     """Send a row, columns or a CSV file; return the answer. Raises NoAnswer."""
-    kind, content = "application/json", body
-    if isinstance(body, dict):
-        content = json.dumps(body).encode()
-    elif body is not None:
-        kind = "text/csv"
+    kind, content = "text/csv", body
+    if not isinstance(body, bytes):
+        kind, content = "application/json", body and json.dumps(body).encode()
     request = Request(API_URL + path, content, {"Content-Type": kind})
     opener = build_opener(ProxyHandler({}))  # a proxy is for the world, not for this machine
     try:
@@ -186,8 +182,7 @@ def call(path: str, body: dict | bytes | None = None) -> Any:
         reasons = []
         for entry in json.load(error)["detail"]:
             reasons.append(": ".join(map(str, [*entry["loc"][1:], entry["msg"]])))
-        more = f" And {len(reasons) - 3} more." if len(reasons) > 3 else ""
-        raise NoAnswer(f"{'. '.join(reasons[:3])}.{more}") from None
+        raise NoAnswer(". ".join(reasons[:3])) from None
 
 
 @contextmanager
@@ -219,10 +214,10 @@ def get_card() -> dict:
 # words and numbers as people read and write them
 
 GAP = "(unknown)"  # the choice that stands for a gap
+TABS = ["One row", "Many rows", "About the model"]
 ABOUT_WORDS = (
     "It predicts {target} by {estimator}, trained on {trained} with {rows:,} rows. How good it is "
-    "was measured on {measured}, with models like the one that is served, on rows that these had "
-    "not seen."
+    "was measured on {measured}, by models like it, on rows that these had not seen."
 )
 
 
@@ -309,6 +304,7 @@ def draw_remarks(card: dict, row: dict, answer: dict) -> None:
 # the form: its fields are bound to the address, which holds what differs from the row that it
 # starts from; so a link, a reload and the browser's Back bring all of it again
 
+MAX_LINK = 4_000  # characters that all servers take
 CODES = 8  # whole numbers in so narrow a range are chosen from a list
 
 
@@ -319,8 +315,7 @@ def start_labels(card: dict) -> list[str]:
 
 
 def start_of(card: dict, feature: dict) -> tuple[str, Any]:
-    """Return a field's name in the address, where each row to start from has fields of its own, and
-    what the field begins with."""
+    """Return a field's name in the address, a new one for each row, and what it begins with."""
     place, name = start_labels(card).index(state["row"]), feature["name"]
     value = card["examples"][place]["features"][name]
     text = spell(card, value) or (GAP if choices_of(feature) else "")
@@ -339,13 +334,25 @@ def refill(card: dict) -> None:
         state[key] = start
 
 
+def draw_reset(card: dict, texts: dict[str, str]) -> None:
+    """Draw the way back to the row, and say where too much was changed for a link."""
+    st.button("Reset to this row", key="page:reset", on_click=refill, args=[card])
+    changed = 0
+    for feature in card["features"]:
+        key, start = start_of(card, feature)
+        if texts[feature["name"]] != str(start):
+            changed += len(quote(f"{key}={texts[feature['name']]}"))
+    if changed > MAX_LINK:
+        st.text("So much has been changed that the address is too long for a link.")
+
+
 def choices_of(feature: dict) -> list[str]:
     """Return what is to choose from; nothing where it is typed."""
     choices = feature.get("choices", [])
     if feature["type"] == "boolean":
         choices = ["false", "true"]
     elif feature.get("integer") and feature["maximum"] - feature["minimum"] < CODES:
-        choices = [str(n) for n in range(feature["minimum"], feature["maximum"] + 1)]
+        choices = list(map(str, range(feature["minimum"], feature["maximum"] + 1)))
     return [*choices, GAP] if choices and feature["nullable"] else choices
 
 
@@ -398,8 +405,7 @@ def read_row(card: dict, texts: dict[str, str]) -> dict[str, Any]:
 
 
 def draw_bars(values: dict, spelled: Callable, about: str, end: float = 0.0) -> None:
-    """Draw a table with a bar in each cell, the longest up to the end at least; minus and plus in
-    two colours, on both sides of zero."""
+    """Draw a table with a bar in each cell, minus and plus in two colours on both sides of zero."""
     frame = pd.DataFrame(values if about == "Answers" else {about: values}).rename(index=plain)
     is_dark = st.context.theme.type == "dark"
     colors = ["#8a3d12", "#14548c"] if is_dark else ["#f6b48f", "#a3cdf0"]  # 7 : 1 to the words
@@ -476,12 +482,11 @@ def draw_choices(card: dict, feature: dict, values: list, answer: dict, here: An
 
 
 def draw_curve(card: dict, feature: dict, values: list, answer: dict, here: Any) -> None:
-    """Draw the answers along a number or a date, over a faint histogram of the table. Their axis
-    has room for their intervals: what changes less than that is seen to change little."""
+    """Draw the answers along a number or a date, over a faint histogram of the table."""
     lines, title, ends = lines_of(card, answer), "probability", [0, 1]
-    if card["task"] == "regression":
+    if card["task"] == "regression":  # with room for intervals: less than that is little
         title, ends = card["target"], [*answer["prediction"], *np.ravel(answer["interval"])]
-    points = pd.DataFrame(lines, index=[place_of(feature, value) for value in values])
+    points = pd.DataFrame(lines, index=map(partial(place_of, feature), values))
     points = points.rename_axis("at").reset_index().melt("at", var_name="label")
     edges = place_of(feature, feature["minimum"]), place_of(feature, feature["maximum"])
     edges = np.linspace(*edges, len(feature["counts"]) + 1)
@@ -498,8 +503,9 @@ def draw_curve(card: dict, feature: dict, values: list, answer: dict, here: Any)
     x = alt.X("at", type=kind, title=feature["name"], scale=scale, axis=alt.Axis(format=form))
     room = alt.Scale(domain=[float(min(ends)), float(max(ends))])
     y = alt.Y("value", type="quantitative", title=title, scale=room)
-    legend = alt.Legend(orient="bottom", title=None, columns=2, labelLimit=150)
-    legend = legend if len(lines) > 1 else None
+    legend = None
+    if len(lines) > 1:
+        legend = alt.Legend(orient="bottom", title=None, columns=2, labelLimit=150)
     color = alt.Color("label", type="nominal", sort=list(lines), legend=legend)
     bars = alt.Chart(seen).mark_rect(color="gray", opacity=0.2)
     bars = bars.encode(x, alt.X2("end"), alt.Y("rows", type="quantitative", axis=None))
@@ -610,8 +616,10 @@ def score_file(card: dict, rows: pd.DataFrame, answers: pd.DataFrame) -> str:
     return f"{score}, {words}. The same in training, for unseen rows: {own}." if len(truth) else ""
 
 
-def draw_result(card: dict, result: dict) -> None:
+def draw_result(card: dict, result: dict | None) -> None:
     """Draw the summary, what can't be predicted and why, and the first rows."""
+    if result is None:
+        return
     predictions, failed, warned = result["predictions"], result["failed"], result["warned"]
     good = len(predictions)
     st.header(f"{good:,} of {good + failed:,} rows predicted")
@@ -628,7 +636,7 @@ def draw_result(card: dict, result: dict) -> None:
         draw_bars(shares, lambda share: f"{share * good:,.0f} ({percent(card, share)})", "Rows", 1)
     elif good:
         ends = predictions.mean(), predictions.min(), predictions.max()
-        mean, low, high = (write(card, value, ends[2] - ends[1]) for value in ends)
+        mean, low, high = map(partial(write, card, scale=ends[2] - ends[1]), ends)
         st.text(f"{card['target']}: {mean} on average, from {low} to {high}.")
     if good + failed > SHOWN_ROWS:
         st.text(f"Only the first {SHOWN_ROWS:,} rows are shown; the download has all.")
@@ -677,7 +685,7 @@ def draw_features(card: dict) -> None:
     for entry in card["dropped"]:
         what = [f"{key} {value}" for key, value in entry.items() if key != "reason"]
         st.text(f"left out: {', '.join(what)} ({entry['reason']})")
-    versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
+    versions = ", ".join(map(" ".join, card["versions"].items()))
     st.text(f"Trained with {versions}. SHA-256 of the file: {card['sha256']}")
 
 
