@@ -105,7 +105,8 @@ def draw_why(card: dict, row: dict) -> None:
         shares = {f"{n} = {spell(card, row[n]) or GAP}": s for n, s in why["shares"].items()}
         spelled, points = partial(percent, card), partial(write_points, card)
         if card["task"] == "regression":
-            spelled = partial(write, card, scale=max(map(abs, why["shares"].values())))
+            ends = card["uncertainty"]
+            spelled = partial(write, card, scale=ends["maximum"] - ends["minimum"])
             points = partial(spelled, sign="+")
         start, end = spelled(why["average"]), spelled(why["value"])
         st.text(f"From {start}, the average for up to 100 rows of the table, to {end}:")
@@ -147,8 +148,7 @@ def draw_about(card: dict) -> None:
     draw_features(card)
 
 
-# this is the whole page; what follows is the care that it takes: asking the API, words and numbers,
-# the form and its address, charts, a file, the server
+# this is the whole page; what follows is the care that it takes, to be looked up by its headings
 
 
 # asking the API
@@ -409,7 +409,7 @@ def draw_bars(values: dict, spelled: Callable, about: str, end: float = 0.0) -> 
     frame = pd.DataFrame(values if about == "Answers" else {about: values}).rename(index=plain)
     is_dark = st.context.theme.type == "dark"
     colors = ["#8a3d12", "#14548c"] if is_dark else ["#f6b48f", "#a3cdf0"]  # 7 : 1 to the words
-    low, high = min(0, frame.min(axis=None)), max(end, frame.max(axis=None))
+    low, high = min(0, frame.min(axis=None)), max(end, 1e-9, frame.max(axis=None))
     ends = {"axis": None, "vmin": low, "vmax": high, "align": "zero" if low < 0 else "left"}
     ends["props"] = f"width: {60 // len(frame.columns)}%;"
     hidden = len(frame.columns) == 1
@@ -437,8 +437,7 @@ def place_of(feature: dict, value: Any) -> float:
 
 
 def values_to_try(feature: dict, here: Any) -> list:
-    """Return the values to ask for: the frequent choices, or many in and around the range; and
-    always the one that the form holds."""
+    """Return the values to ask for, frequent choices or many in the range, and the form's own."""
     if "minimum" not in feature:
         often = dict(zip(feature.get("choices", [False, True]), feature["counts"]))
         frequent = sorted(often, key=often.get)[-WHAT_IF_CHOICES:]
@@ -470,7 +469,7 @@ def lines_of(card: dict, answer: dict) -> dict[str, list[float]]:
 def draw_choices(card: dict, feature: dict, values: list, answer: dict, here: Any) -> None:
     """Draw the answers for each choice, and in how many rows of the table it is."""
     counts = dict(zip(feature.get("choices", [False, True]), feature["counts"]))
-    names = []
+    counts[None], names = feature["missing"], []
     for value in values:
         now = ", as in the form" if value == here else ""
         names.append(f"{spell(card, value) or GAP} ({counts.get(value, 0):,} rows{now})")
@@ -486,8 +485,9 @@ def draw_curve(card: dict, feature: dict, values: list, answer: dict, here: Any)
     lines, title, ends = lines_of(card, answer), "probability", [0, 1]
     if card["task"] == "regression":  # with room for intervals: less than that is little
         title, ends = card["target"], [*answer["prediction"], *np.ravel(answer["interval"])]
-    points = pd.DataFrame(lines, index=map(partial(place_of, feature), values))
-    points = points.rename_axis("at").reset_index().melt("at", var_name="label")
+    # note: labels never become columns, they may be called "at" or "value"
+    places = list(map(partial(place_of, feature), values))
+    tables = [pd.DataFrame({"at": places, "value": v, "label": k}) for k, v in lines.items()]
     edges = place_of(feature, feature["minimum"]), place_of(feature, feature["maximum"])
     edges = np.linspace(*edges, len(feature["counts"]) + 1)
     seen = pd.DataFrame({"at": edges[:-1], "end": edges[1:], "rows": feature["counts"]})
@@ -503,13 +503,12 @@ def draw_curve(card: dict, feature: dict, values: list, answer: dict, here: Any)
     x = alt.X("at", type=kind, title=feature["name"], scale=scale, axis=alt.Axis(format=form))
     room = alt.Scale(domain=[float(min(ends)), float(max(ends))])
     y = alt.Y("value", type="quantitative", title=title, scale=room)
-    legend = None
-    if len(lines) > 1:
-        legend = alt.Legend(orient="bottom", title=None, columns=2, labelLimit=150)
+    legend = {"orient": "bottom", "title": None, "columns": 2, "labelLimit": 150}
+    legend = alt.Legend(**legend) if len(lines) > 1 else None
     color = alt.Color("label", type="nominal", sort=list(lines), legend=legend)
     bars = alt.Chart(seen).mark_rect(color="gray", opacity=0.2)
     bars = bars.encode(x, alt.X2("end"), alt.Y("rows", type="quantitative", axis=None))
-    line = alt.Chart(points).mark_line().encode(x, y, color)
+    line = alt.Chart(pd.concat(tables)).mark_line().encode(x, y, color)
     dashed = pd.DataFrame({"at": [] if here is None else [place_of(feature, here)]})
     rule = alt.Chart(dashed).mark_rule(strokeDash=[4, 4], color="gray").encode(x)
     ink = "#c9cbd1" if st.context.theme.type == "dark" else "#45474f"  # 7 : 1, not 3.7
@@ -528,8 +527,8 @@ MAX_FILE_MB = 50  # as .streamlit/config.toml has it
 SHOWN_ROWS = 1_000  # of a file on the screen; the download has all
 FILE_WORDS = (
     "A CSV file with a column for each feature, written as in the table, up to 100,000 rows and "
-    f"{MAX_FILE_MB} MB. Other columns stay as they are; with a column {{}} the answers are scored. "
-    "A red sign at its name: it is too large, or too many came at once."
+    f"{MAX_FILE_MB} MB. With a column {{}} the answers are scored. A red sign at its name: it is "
+    "too large, or too many came at once."
 )
 
 
@@ -660,8 +659,7 @@ SCORES = {
 
 def draw_scores(card: dict) -> None:
     """Draw how good it is, what to know of that, and what acting earlier or later would bring."""
-    dummy = "most frequent label" if card["task"] == "classification" else "mean"
-    scores = {"model": card["metrics"], f"always the {dummy}": card["baseline"]}
+    scores = {"model": card["metrics"], "always the same answer": card["baseline"]}
     frame = pd.DataFrame(scores).map(partial(write, card))
     frame["what it is"] = frame.index.map(SCORES).fillna("")
     st.table(frame.rename(lambda key: key.replace("_", " ")).rename_axis("score"))
@@ -697,15 +695,12 @@ def draw_programmers(card: dict, texts: dict[str, str]) -> None:
     if PUBLIC_API:  # below whatever path the page is
         url = f"{st.context.url.partition('?')[0].rstrip('/')}/api"
         st.markdown(f"The API's documentation: {url}/docs")
-    else:
-        st.text("The API answers on the machine or in the container where it runs.")
     body = shlex.quote(json.dumps(row, ensure_ascii=False))
     curl = f"curl {url}/predict -H 'Content-Type: application/json' -d {body}"
     st.code(curl, None, wrap_lines=True)
 
 
-# the server: it runs this file anew for each change of a field, and answers for the API if that is
-# to be public; else there is nothing below /api
+# the server: it answers for the API too if that is to be public; else nothing is below /api
 
 MAX_HELD_MB = 150  # of all visitors' uploads: they fit into 1 GB beside the rest
 UPLOAD_SECONDS = 600  # for all of a file to come; a phone that is gone may not say so
