@@ -19,7 +19,7 @@ from functools import partial
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import quote
+from urllib.parse import urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
 import altair as alt
@@ -78,7 +78,7 @@ def draw_form(card: dict) -> dict[str, str]:
     for feature in card["features"]:
         grid = shown if feature["name"] in ranked[:UNFOLDED] else folded
         texts[feature["name"]] = draw_field(grid, card, feature)
-    draw_reset(card, texts)
+    draw_reset(card)
     return texts
 
 
@@ -316,7 +316,7 @@ def start_labels(card: dict) -> list[str]:
 
 def start_of(card: dict, feature: dict) -> tuple[str, Any]:
     """Return a field's name in the address, a new one for each row, and what it begins with."""
-    place, name = start_labels(card).index(state["row"]), feature["name"]
+    place, name = int(state["row"].partition(":")[0]) - 1, feature["name"]
     value = card["examples"][place]["features"][name]
     text = spell(card, value) or (GAP if choices_of(feature) else "")
     if feature["type"] == "date" and "T" not in feature["minimum"] + feature["maximum"] + text:
@@ -329,20 +329,15 @@ def start_of(card: dict, feature: dict) -> tuple[str, Any]:
 def refill(card: dict) -> None:
     """Let all fields hold again what the row has."""
     # note: each field that was changed is a step of the browser's history
-    for feature in card["features"]:
-        key, start = start_of(card, feature)
-        state[key] = start
+    state.update(map(partial(start_of, card), card["features"]))
 
 
-def draw_reset(card: dict, texts: dict[str, str]) -> None:
+def draw_reset(card: dict) -> None:
     """Draw the way back to the row, and say where too much was changed for a link."""
     st.button("Reset to this row", key="page:reset", on_click=refill, args=[card])
-    changed = 0
-    for feature in card["features"]:
-        key, start = start_of(card, feature)
-        if texts[feature["name"]] != str(start):
-            changed += len(quote(f"{key}={texts[feature['name']]}"))
-    if changed > MAX_LINK:
+    starts = dict(map(partial(start_of, card), card["features"]))
+    changed = {key: state[key] for key, start in starts.items() if state[key] != start}
+    if len(urlencode(changed)) > MAX_LINK:
         st.text("So much has been changed that the address is too long for a link.")
 
 

@@ -1228,8 +1228,11 @@ def test_page_refuses(apis, open_page):
     assert field(page, "class").placeholder == "needed"
     # a link of before, and one whose choice there is not
     page = open_page(api.url, query={"_class": "1.5", "_kind": "Z", "_model_config": "false"})
+    assert "too long for a link" not in words_on(page)
     assert (field(page, "class").value, field(page, "kind").value) == ("1.5", row["kind"])
     assert (field(page, "model_config").value, len(page.metric)) == ("false", 1)
+    field(page, "class").set_value("1" * 5000).run()
+    assert "too long for a link" in words_on(page)
 
 
 def test_page_what_if(apis, open_page):
