@@ -622,7 +622,7 @@ def draw_result(card: dict, result: dict | None) -> None:
         st.warning(plain(f"{failed:,} can't be predicted. The first is row {row}: {problem}."))
         st.dataframe(result["problems"], hide_index=True)
     if warned:
-        st.warning(f"{warned:,} have values that training had not seen: see the column warnings.")
+        st.warning(f"Rows with values that training had not seen, see warnings: {warned:,}.")
     if result["score"]:
         st.info(plain(result["score"]))
     if good and "classes" in card:

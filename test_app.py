@@ -1217,6 +1217,7 @@ def test_page_refuses(apis, open_page):
         field(page, "class").set_value(value).run()
         assert (words in words_on(page), len(page.metric)) == (True, int(value == "99"))
         assert ("How sure the model is there says nothing" in words_on(page)) == (value == "99")
+    assert ". class 99 is above 2" in words_on(page).replace("\n", " ")
     for value in ("13,5", "13.5"):  # both have one meaning only
         field(page, "class").set_value(value).run()
         assert "class 13.5 is above 2" in words_on(page)
@@ -1241,6 +1242,7 @@ def test_page_what_if(apis, open_page):
     page = open_page(api.url)
     for f in api.card["features"]:
         name, here = f["name"], row[f["name"]]
+        assert (f"({f.get('unit')}" in field(page, name).label) == ("unit" in f)
         page.selectbox(key="page:vary").select(name).run()
         values = f.get("choices", [False, True])
         if "minimum" in f:
@@ -1307,6 +1309,7 @@ def test_page_many_rows(api, open_page, monkeypatch):
         ends = [np.mean(expected), min(expected), max(expected)]
         assert told == pytest.approx(ends, abs=(ends[2] - ends[1]) / 100)
     assert "has no column" in upload(b"z\n1\n")
+    assert "has no column" in words_on(page.run())
     assert len(page.dataframe) == 0
     # what is uploaded while the API is away is predicted when it is back
     monkeypatch.setenv("API_URL", "http://127.0.0.1:9")
@@ -1319,7 +1322,7 @@ def test_page_many_rows(api, open_page, monkeypatch):
 
 @pytest.mark.parametrize(("name", "content", "texts"), [
     ("labels", "x;y\n0.2;no\n0.99;yes\n0.3; yes \n0.4;\n0.4;maybe\n",
-     ["66.7 % right, log loss 0.4791, in 3 rows", "1 have values that training had not seen"]),
+     ["66.7 % right, log loss 0.4791, in 3 rows", "see warnings: 1."]),
     ("given", "x;y\n-2.5;-2\n-3;-4.5\n-4;\n-5;?\n", ["mean error of 1.000, in 2 rows"]),
     ("given", "x;z\n-2.5;-2\n", ["1 of 1 rows"]),
 ])  # fmt: skip
