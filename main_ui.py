@@ -4,7 +4,6 @@ streamlit run main_ui.py --server.port 7860        # while main_api.py runs
 """
 
 import asyncio
-import codecs
 import gzip
 import io
 import json
@@ -13,15 +12,17 @@ import os
 import re
 import shlex
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import date, datetime
 from functools import partial
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urljoin
+from urllib.parse import urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
+import altair as alt
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -34,102 +35,190 @@ from starlette.routing import Mount, Route
 from streamlit.runtime import get_instance
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-API_PORT = os.environ.get("API_PORT") or "8001"
-API_URL = os.environ.get("API_URL") or f"http://127.0.0.1:{API_PORT}"
 PUBLIC_API = os.environ.get("PUBLIC_API") == "1"  # the page's port answers under /api too
-TIMEOUT_SECONDS = 10  # until the next bytes come
 UNFOLDED = 24  # features in sight; of more, the less important ones are folded away
 BARS = 10  # in a chart; nobody compares more
-WHAT_IF_POINTS = 150
-WHAT_IF_CHOICES = 30  # the most frequent ones
-MAX_FILE_MB = 50
-MAX_HELD_MB = 150  # of all visitors' uploads: they fit into 1 GB beside the rest
-UPLOAD_SECONDS = 600  # for all of a file to come; a phone that is gone may not say so
-SHOWN_ROWS = 1_000  # of a file on the screen; the download has all
-
-GONE = "The model is not there or too busy. Please try again in a moment."
-
-# what is kept of one visitor: what each field holds, a text, under "_" and the feature's name;
-# "page:card", the last one seen; "page:asked", all that the address asked for when it was read;
-# "page:result", what came of the last file: its id, a problem or "", and what read_result() returns
-state = st.session_state
+state = st.session_state  # of one visitor: what the fields hold, and ours under "page:"
 
 
 def main() -> None:
-    """Draw the page from top to bottom; Streamlit runs it again after each click."""
+    """Draw the page from top to bottom; Streamlit runs it again whenever a field has changed."""
     card = get_card()
     st.set_page_config(card["title"], layout="wide")
     st.title(plain(card["title"]))
     st.text(card["description"])
-    follow_address(card)
-    tabs = {
-        "One row": draw_one_row,
-        "Many rows": draw_many_rows,
-        "About the model": draw_about,
-        "For programmers": draw_programmers,
-    }
-    # only the open one is drawn; what it holds is kept while it is closed
-    for tab, draw in zip(st.tabs(list(tabs), key="page:tab", on_change="rerun"), tabs.values()):
-        if tab.open:
-            with tab:
-                draw(card)
+    one, many, about = st.tabs(TABS, key="tab", bind="query-params")
+    with one:
+        form, answers = st.columns([3, 2], gap="large")
+        with form:
+            texts = draw_form(card)  # always: the address forgets a field that isn't drawn
+        if one.open:
+            with saying("row", st.bottom):
+                row = read_row(card, texts)
+                with answers:
+                    draw_answer(card, row)
+                    draw_why(card, row)
+                draw_what_if(card, row)
+    with many:
+        if many.open:
+            draw_many_rows(card)
+    with about:
+        if about.open:
+            draw_about(card)
+            draw_programmers(card, texts)
+
+
+def draw_form(card: dict) -> dict[str, str]:
+    """Draw the rows to start from and a field for each feature; return what the fields hold."""
+    labels, ranked, texts = start_labels(card), list(card["importance"]), {}
+    kept = {"default": labels[0], "required": True, "key": "row", "bind": "query-params"}
+    st.pills("Start from a row of the table", labels, **kept)
+    shown = st.grid(3)
+    folded = st.expander("What matters less").grid(3) if ranked[UNFOLDED:] else shown
+    for feature in card["features"]:
+        grid = shown if feature["name"] in ranked[:UNFOLDED] else folded
+        texts[feature["name"]] = draw_field(grid, card, feature)
+    draw_reset(card)
+    return texts
+
+
+def draw_answer(card: dict, row: dict) -> None:
+    """Draw the prediction, how sure it is, and what else is likely."""
+    answer = call("/predict", row)
+    value, sure = say(card, answer)
+    kind = st.warning if answer["warnings"] else st.success
+    with st.bottom:  # always in sight, on a phone too, and read out by a screen reader
+        words = plain(". ".join([sure, *answer["warnings"][:1]]))
+        kind(f"**{plain(card['target'])}: {plain(value)}**, {words}. [Why?](#why)")
+    st.metric(plain(card["target"]), plain(value))
+    if "probabilities" in answer:
+        ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
+        draw_bars(dict(ranked[:BARS]), partial(percent, card), "Probabilities", 1)
+    draw_remarks(card, row, answer)
+
+
+def draw_why(card: dict, row: dict) -> None:
+    """Draw how much each value adds, from the average over the table to this answer."""
+    st.header("Why this answer", anchor="why")
+    with saying("why"):
+        why = call("/explain", row)
+        shares = {f"{n} = {spell(card, row[n]) or GAP}": s for n, s in why["shares"].items()}
+        spelled, points = partial(percent, card), partial(write_points, card)
+        if card["task"] == "regression":
+            ends = card["uncertainty"]
+            spelled = partial(write, card, scale=ends["maximum"] - ends["minimum"])
+            points = partial(spelled, sign="+")
+        start, end = spelled(why["average"]), spelled(why["value"])
+        st.text(f"From {start}, the average for up to 100 rows of the table, to {end}:")
+        draw_bars(sum_others(shares), points, "Shares")
+        st.text("These shares tell how the model decides; they are no causes.")
+
+
+@st.fragment
+def draw_what_if(card: dict, row: dict) -> None:
+    """Draw how the answer changes with one feature, and where the table has its rows."""
+    st.header("What if one value were different?")
+    name = st.selectbox("Vary", list(card["importance"]), key="page:vary", persist_state="session")
+    feature = next(feature for feature in card["features"] if feature["name"] == name)
+    values = values_to_try(feature, row[name])
+    columns = {other: [value] * len(values) for other, value in row.items()} | {name: values}
+    with saying("what if"):
+        answer = call("/predict/batch", columns)
+        draw = draw_curve if "minimum" in feature else draw_choices
+        draw(card, feature, values, answer, row[name])
+
+
+def draw_many_rows(card: dict) -> None:
+    """Draw where a file goes up, and what came of it."""
+    st.text(FILE_WORDS.format(card["target"]))
+    st.download_button("Download a template", template(card), "template.csv", on_click="ignore")
+    file = st.file_uploader("Your file", ["csv", "tsv", "txt"], key="page:file")
+    with saying("file"):
+        draw_result(card, predict_file(card, file))
+
+
+def draw_about(card: dict) -> None:
+    """Draw what the model is, how good it is, and what it goes by."""
+    st.text(ABOUT_WORDS.format(**card))
+    draw_scores(card)
+    st.header("What matters most")
+    gains = pd.Series(card["importance"]).clip(0)
+    shares = (gains / (gains.sum() or 1)).head(BARS).to_dict()
+    draw_bars(shares, partial(percent, card), "Importance")
+    draw_features(card)
+
+
+# this is the whole page; what follows is the care that it takes, to be looked up by its headings
 
 
 # asking the API
 
+BASE_PATH = f"/{st.get_option('server.baseUrlPath').strip('/')}".rstrip("/")
+API_PORT, API_URL = os.environ.get("API_PORT"), os.environ.get("API_URL")
+if PUBLIC_API and not API_PORT and not API_URL:  # page and API are one process
+    API_URL = f"http://127.0.0.1:{st.get_option('server.port')}{BASE_PATH}/api"
+API_URL = (API_URL or f"http://127.0.0.1:{API_PORT or 8001}").rstrip("/")
+TIMEOUT_SECONDS = 10  # until the next bytes come
+GONE = "The model is not there or too busy. Please try again in a moment."
 
-def call(path: str, body: dict | bytes | None = None) -> tuple[Any, str]:
-    """Send a row or columns, or a CSV file; return the answer and "", or None and a problem."""
-    kind, content, read = "application/json", body, json.load
-    if isinstance(body, dict):
-        content = json.dumps(body).encode()
-    elif body is not None:
-        kind, read = "text/csv", partial(read_lines, expected=body.count(b"\n") + 1)
-    request = Request(API_URL.rstrip("/") + path, content, {"Content-Type": kind})
+
+class NoAnswer(Exception):
+    """The API has no answer; the words, for people, say why."""
+
+
+def call(path: str, body: dict | bytes | None = None) -> Any:
+    """Send a row, columns or a CSV file; return the answer. Raises NoAnswer."""
+    kind, content = "text/csv", body
+    if not isinstance(body, bytes):
+        kind, content = "application/json", body and json.dumps(body).encode()
+    request = Request(API_URL + path, content, {"Content-Type": kind})
     opener = build_opener(ProxyHandler({}))  # a proxy is for the world, not for this machine
     try:
         with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
-            return read(response), ""
+            return response.read() if kind == "text/csv" else json.load(response)
     except (OSError, HTTPException, ValueError) as error:
         if not isinstance(error, HTTPError) or error.code != 422:
-            return None, GONE
+            raise NoAnswer(GONE) from None
         reasons = []
         for entry in json.load(error)["detail"]:
             reasons.append(": ".join(map(str, [*entry["loc"][1:], entry["msg"]])))
-        more = f" And {len(reasons) - 3} more." if len(reasons) > 3 else ""
-        return None, f"{'. '.join(reasons[:3])}.{more}"
+        raise NoAnswer(". ".join(reasons[:3])) from None
 
 
-def read_lines(response: Any, expected: int) -> bytes:
-    """Return a scored file; a bar moves by the lines that have come."""
-    bar, content, lines = st.progress(0.0, "Predicting"), io.BytesIO(), 0
-    while part := response.read1(2**20):
-        content.write(part)
-        lines += part.count(b"\n")
-        bar.progress(min(1.0, lines / expected), f"{lines:,} lines of about {expected:,}")
-    bar.empty()
-    return content.getvalue()
+@contextmanager
+def saying(what: str, place: Any = None) -> Iterator[None]:
+    """Say that the API has no answer, and why, there or in a place."""
+    try:
+        yield
+    except NoAnswer as problem:
+        with place or st.container():
+            st.error(plain(str(problem)))
+            st.button("Try again", key=f"page:retry {what}")
 
 
 def get_card() -> dict:
     """Return the model's card; without an API the one that was seen last, or stop."""
-    card, problem = call("/model")
     seen = state.get("page:card")
-    if problem:
-        st.error(problem)
-        st.button("Try again", key="page:retry")
-        return seen or st.stop()
-    if seen is None or card["sha256"] != seen["sha256"]:
-        # what was filled in and answered belongs to another model
-        state["page:card"], state["page:asked"] = card, None
-        state["page:result"] = None, "", None
-        if seen:
-            st.query_params.clear()
+    with saying("card"):
+        card = call("/model")
+        if seen and card["sha256"] != seen["sha256"]:
+            # what was filled in and answered belongs to another model
+            state.clear()
+            state["row"] = start_labels(card)[0]
+            refill(card)
             st.toast("The model has changed: please check the form.", duration="infinite")
-    return card
+        seen = state["page:card"] = card
+    return seen or st.stop()
 
 
-# words and numbers as people read them
+# words and numbers as people read and write them
+
+GAP = "(unknown)"  # the choice that stands for a gap
+TABS = ["One row", "Many rows", "About the model"]
+ABOUT_WORDS = (
+    "It predicts {target} by {estimator}, trained on {trained} with {rows:,} rows. How good it is "
+    "was measured on {measured}, by models like it, on rows that these had not seen."
+)
 
 
 def plain(text: str) -> str:
@@ -144,514 +233,472 @@ def plain(text: str) -> str:
     return re.sub(signs, r"\\\g<0>", text, flags=re.MULTILINE)
 
 
-def spell(value: Any) -> str:
-    """Return a feature's value as a person types it; "" is unknown."""
-    if value is None or isinstance(value, str | date):
-        return str(value or "")
-    return json.dumps(value).removesuffix(".0")
+def spell(card: dict, value: Any) -> str:
+    """Return a value as a person types it; "" is unknown."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value).removesuffix(".0").replace(".", card["decimal"])
 
 
-def write(value: float, scale: float = 0.0, sign: str = "") -> str:
+def write(card: dict, value: float, scale: float = 0.0, sign: str = "") -> str:
     """Return a number with three digits of the scale, of its interval say; or with four digits."""
     decimals = 2 - math.floor(math.log10(scale or abs(value) / 10 or 1))
-    if decimals > 12 and abs(value) < 1e-9:
-        return f"{value:{sign}.3g}"
     text = f"{value:{sign}z,.{min(max(decimals, 0), 12)}f}"  # z: no -0.0
-    return text if abs(value) >= 10_000 else text.replace(",", "")  # a year has no comma
+    if decimals > 12 and abs(value) < 1e-9:
+        text = f"{value:{sign}.3g}"
+    if abs(value) < 10_000:
+        text = text.replace(",", "")  # a year has no comma
+    return text.translate({44: ".", 46: ","}) if card["decimal"] == "," else text
 
 
-def percent(share: float) -> str:
+def percent(card: dict, share: float) -> str:
     """Return a share, never as a certainty."""
-    return f"{100 * min(max(share, 0.001), 0.999):.1f} %"
+    return f"{100 * min(max(share, 0.001), 0.999):.1f} %".replace(".", card["decimal"])
 
 
-# charts
+def write_points(card: dict, share: float) -> str:
+    return f"{write(card, 100 * share, 10, '+')} points"
 
 
-def draw_chart(spec: dict, about: str) -> None:
-    # labels in a contrast of 7 : 1, where Streamlit's own have 3.7
-    ink = "#c9cbd1" if st.context.theme.type == "dark" else "#45474f"
-    of_text = {"labelColor": ink, "titleColor": ink}
-    st.vega_lite_chart(spec=spec | {"config": {"axis": of_text, "legend": of_text}}, alt=about)
+def read_number(card: dict, text: str) -> float:
+    """Return what a person typed. A comma is a decimal mark too, but 1,234 may be a thousand where
+    the table writes 1.234. Raises ValueError where it is no number, or might be two."""
+    other = "," if card["decimal"] == "." else "."
+    if re.fullmatch(rf"[-+]?[1-9]\d{{0,2}}\{other}\d{{3}}", text):
+        raise ValueError
+    value = float(text.replace(",", "."))
+    return int(value) if value.is_integer() else value
 
 
-def color_of(card: dict, legend: dict | None = None) -> dict:
-    """Return Vega's encoding of a class as its colour, the same one in all charts."""
-    if card["task"] == "regression":
-        return {"value": "#1f77b4"}
-    labels = card["classes"]
-    if legend and len(labels) > BARS:  # more than there are colours
-        labels = legend["values"]
-    return {"field": "label", "scale": {"domain": labels}, "legend": legend}
+def say(card: dict, answer: dict) -> tuple[str, str]:
+    """Return the prediction in words, and how sure it is."""
+    value = answer["prediction"]
+    if "probabilities" in answer:
+        return value, f"{percent(card, answer['probabilities'][value])} probable"
+    low, high = answer["interval"]
+    ends = f"{write(card, low, high - low)} to {write(card, high, high - low)}"
+    return write(card, value, high - low), f"likely {ends}"
 
 
-def draw_bars(bars: list[dict], about: str, color: dict, end: float = 1e-9) -> None:
-    """Draw the "value" of each as a bar, up to the end or further, its "name" above it."""
-    values = [bar["value"] for bar in bars]
-    ends = [min([0, *values]), max([end, *values])]
-    # the axis' labels stand inside the chart: so they have all its width, on a phone too
-    axis = {"labelAlign": "left", "labelBaseline": "bottom", "labelOffset": -4, "labelPadding": 0}
-    axis |= {"labelLimit": {"expr": "width"}, "labelFontSize": 14, "ticks": False, "domain": False}
-    axis |= {"minExtent": 0, "maxExtent": 0, "title": None}
-    bands = {"paddingInner": 0.75, "paddingOuter": 0.4}
-    y = {"field": "name", "type": "nominal", "sort": None, "axis": axis, "scale": bands}
-    x = {"field": "value", "type": "quantitative", "axis": None, "scale": {"domain": ends}}
-    encoding = {"y": y, "x": x, "color": color}
-    mark = {"type": "bar", "yOffset": 8}
-    spec = {"data": {"values": bars}, "mark": mark, "encoding": encoding, "height": {"step": 38}}
-    draw_chart(spec, f"{about}: {', '.join(bar['name'] for bar in bars)}")
+def draw_remarks(card: dict, row: dict, answer: dict) -> None:
+    """Draw what is likely, how far that can be trusted, and the truth where it is known."""
+    covered = f"{100 * card['uncertainty']['coverage']:.0f} %"
+    if "interval" in answer:
+        likely = say(card, answer)[1].capitalize()
+        st.text(f"{likely}: in {covered} of the rows of this size the truth lay in such a range.")
+    elif len(answer["likely"]) > 1:
+        labels = " or ".join(answer["likely"][:BARS])
+        words = f"of each class, {covered} of the rows had their own label among such labels."
+        st.text(f"Not clear, it may be {labels}: {words}")
+    for sentence in answer["warnings"]:
+        st.warning(plain(f"{sentence}. How sure the model is there says nothing."))
+    loss = next(iter(card["metrics"]))
+    if card["notes"] and card["metrics"][loss] >= card["baseline"][loss]:
+        st.warning(plain(card["notes"][0]))
+    for example in card["examples"]:
+        if example["features"] == row:
+            truth = f"{card['target']} was {spell(card, example['target'])}"
+            st.info(plain(f"This is a real row of the table: its {truth}."))
 
 
-# the form, and the address: it holds the first feature and what differs from the defaults
+# the form: its fields are bound to the address, which holds what differs from the row that it
+# starts from; so a link, a reload and the browser's Back bring all of it again
+
+MAX_LINK = 4_000  # characters that all servers take
+CODES = 8  # whole numbers in so narrow a range are chosen from a list
 
 
-def defaults_of(card: dict) -> dict[str, str]:
-    """Return what a fresh form holds: nothing where nothing is needed."""
-    return {f["name"]: "" if f["nullable"] else spell(f["default"]) for f in card["features"]}
+def start_labels(card: dict) -> list[str]:
+    """Return what the rows to start from are called."""
+    examples = enumerate(card["examples"], 1)
+    return [plain(f"{number}: {spell(card, row['target'])}") for number, row in examples]
 
 
-def read_form(card: dict) -> dict[str, str]:
-    return {f["name"]: spell(state[f"_{f['name']}"]) for f in card["features"]}
+def start_of(card: dict, feature: dict) -> tuple[str, Any]:
+    """Return a field's name in the address, a new one for each row, and what it begins with."""
+    place, name = int(state["row"].partition(":")[0]) - 1, feature["name"]
+    value = card["examples"][place]["features"][name]
+    text = spell(card, value) or (GAP if choices_of(feature) else "")
+    if feature["type"] == "date" and "T" not in feature["minimum"] + feature["maximum"] + text:
+        # days have Streamlit's calendar, unless they may be missing: it can't be emptied
+        value = None if feature["nullable"] else date.fromisoformat(text)
+        return f"{place or ''}_{name}", value or text
+    return f"{place or ''}_{name}", text
 
 
-def follow_address(card: dict) -> None:
-    """Fill the form from the address if that is new: a link, Back, a press, another model."""
-    defaults = defaults_of(card)
-    texts = {n: st.query_params[f"_{n}"] for n in defaults if f"_{n}" in st.query_params}
-    asked = defaults | texts if texts else {}
-    if asked != state["page:asked"]:
-        state["page:asked"] = asked
-        for feature in card["features"]:
-            value: Any = (asked or defaults)[feature["name"]] or None
-            # a day's field takes a date; a day in other words, 2024-W05-1 say, stays a text
-            with suppress(ValueError):
-                if value and is_day(feature) and str(date.fromisoformat(value)) == value:
-                    value = date.fromisoformat(value)
-            state[f"_{feature['name']}"] = value
+def refill(card: dict) -> None:
+    """Let all fields hold again what the row has."""
+    # note: each field that was changed is a step of the browser's history
+    state.update(map(partial(start_of, card), card["features"]))
 
 
-def press(card: dict, texts: dict[str, str] | None = None) -> None:
-    """Ask for texts, or what the form holds: one step in the browser's history, one address."""
-    texts, defaults = texts or read_form(card), defaults_of(card)
-    # the first one makes it a link to an answer if all are defaults
-    first = next(iter(texts))
-    asked = {f"_{n}": text for n, text in texts.items() if n == first or text != defaults[n]}
-    st.query_params.from_dict(asked)
-    state["page:asked"] = None  # so that the form is filled also where the address is the same
+def draw_reset(card: dict) -> None:
+    """Draw the way back to the row, and say where too much was changed for a link."""
+    st.button("Reset to this row", key="page:reset", on_click=refill, args=[card])
+    starts = dict(map(partial(start_of, card), card["features"]))
+    changed = {key: state[key] for key, start in starts.items() if state[key] != start}
+    if len(urlencode(changed)) > MAX_LINK:
+        st.text("So much has been changed that the address is too long for a link.")
 
 
-def press_example(card: dict) -> None:
-    chosen, state["page:try"] = state["page:try"], None  # none stays marked beside other values
-    if chosen is not None:
-        example = card["examples"][chosen]["features"]
-        press(card, {name: spell(value) for name, value in example.items()})
+def choices_of(feature: dict) -> list[str]:
+    """Return what is to choose from; nothing where it is typed."""
+    choices = feature.get("choices", [])
+    if feature["type"] == "boolean":
+        choices = ["false", "true"]
+    elif feature.get("integer") and feature["maximum"] - feature["minimum"] < CODES:
+        choices = list(map(str, range(feature["minimum"], feature["maximum"] + 1)))
+    return [*choices, GAP] if choices and feature["nullable"] else choices
 
 
-def read_row(card: dict) -> dict[str, Any]:
-    """Return the row that the address asks for, as the API is sent it; {} if it asks for none."""
+def draw_field(grid: Any, card: dict, feature: dict) -> str:
+    """Draw the field of one feature; return what it holds."""
+    choices, words = choices_of(feature), []
+    key, start = start_of(card, feature)
+    if "unit" in feature:
+        words.append(feature["unit"])
+    if "minimum" in feature and not choices:
+        words.append(f"{spell(card, feature['minimum'])} to {spell(card, feature['maximum'])}")
+    label = plain(f"{feature['name']} ({', '.join(words)})" if words else feature["name"])
+    is_long = len(max(choices, key=len, default="")) > 22  # characters, where it would be cut
+    kept = {"key": key, "bind": "query-params"}
+    with grid.cell(column_span="all" if is_long else 1):
+        if choices:
+            kept["accept_new_options"] = "open" in feature or feature["type"] == "number"
+            choices = list(dict.fromkeys([*choices, start]))
+            return st.selectbox(label, choices, choices.index(start), **kept)
+        if isinstance(start, date):
+            return str(st.date_input(label, start, date.min, date.max, format="YYYY-MM-DD", **kept))
+        empty = "unknown" if feature["nullable"] else "needed"
+        # a text: number inputs round what they show, and swallow a comma
+        return st.text_input(label, start, placeholder=empty, **kept)
+
+
+def read_row(card: dict, texts: dict[str, str]) -> dict[str, Any]:
+    """Return the row as the API is sent it. Raises NoAnswer for what is no number."""
     row: dict[str, Any] = {}
-    for feature, text in zip(card["features"], state["page:asked"].values()):
-        value: Any = text.strip() or None
-        # what is no number goes as a text, and what is missing is left out: the API says so
-        if feature["type"] == "boolean":
-            value = {"false": False, "true": True}.get(value, value)
-        if feature["type"] == "number":
-            with suppress(ValueError):
-                value = float(text)
-                value = int(value) if value.is_integer() else value
+    for feature in card["features"]:
+        name = feature["name"]
+        value: Any = texts[name].strip()
+        if value in ("", GAP):
+            value = None
+        elif feature["type"] == "boolean":
+            value = value == "true"
+        elif feature["type"] == "number":
+            try:
+                value = read_number(card, value)
+            except ValueError:
+                such = f"such as {spell(card, 1234.5)}"
+                raise NoAnswer(f"{name}: '{value}' is not clear as a number, {such}.") from None
+        # what is missing is left out: the API says so
         if value is not None or feature["nullable"]:
-            row[feature["name"]] = value
+            row[name] = value
     return row
 
 
-# drawing the form
+# charts: a table with bars in it, which screen readers read too; a curve in Altair
 
 
-def is_day(feature: dict) -> bool:
-    """Return whether it is a date without a time of day."""
-    return feature["type"] == "date" and "T" not in feature["minimum"] + feature["maximum"]
+def draw_bars(values: dict, spelled: Callable, about: str, end: float = 0.0) -> None:
+    """Draw a table with a bar in each cell, minus and plus in two colours on both sides of zero."""
+    frame = pd.DataFrame(values if about == "Answers" else {about: values}).rename(index=plain)
+    is_dark = st.context.theme.type == "dark"
+    colors = ["#8a3d12", "#14548c"] if is_dark else ["#f6b48f", "#a3cdf0"]  # 7 : 1 to the words
+    low, high = min(0, frame.min(axis=None)), max(end, 1e-9, frame.max(axis=None))
+    ends = {"axis": None, "vmin": low, "vmax": high, "align": "zero" if low < 0 else "left"}
+    ends["props"] = f"width: {60 // len(frame.columns)}%;"
+    hidden = len(frame.columns) == 1
+    st.table(frame.style.format(spelled).bar(color=colors, **ends), hide_header=hidden, alt=about)
 
 
-def draw_field(feature: dict) -> None:
-    """Draw the field of one feature; follow_address() says what it holds.
-
-    What can't be, by a link, is shown, and refused by the API.
-    """
-    label, key = plain(feature["name"]), f"_{feature['name']}"
-    kept = {"key": key, "persist_state": "session"}
-    empty = "unknown" if feature["nullable"] else "needed"
-    if "minimum" not in feature:
-        choices = feature.get("choices", ["false", "true"])
-        if state[key] not in [None, *choices]:
-            choices = [*choices, state[key]]
-        st.selectbox(label, choices, None, placeholder=empty, **kept)
-        return
-    seen = plain(f"{spell(feature['minimum'])} to {spell(feature['maximum'])} in training")
-    if is_day(feature) and not isinstance(state[key], str):
-        st.date_input(label, None, date.min, date.max, help=seen, format="YYYY-MM-DD", **kept)
-    else:
-        # a text: number inputs round what they show, and swallow a comma
-        st.text_input(label, None, help=seen, placeholder=empty, **kept)
-
-
-def draw_form(card: dict) -> None:
-    """Draw the examples and the fields, in the table's order; of many features some are folded."""
-    ranked, examples = list(card["importance"]), []
-    for example in card["examples"]:
-        values = [f"{n} = {spell(example['features'][n]) or 'unknown'}" for n in ranked[:3]]
-        examples.append(plain(f"{spell(example['target'])}: {', '.join(values)}"))
-    label, places = "Try a row of the table", range(len(examples))
-    choose = {"on_change": press_example, "args": [card], "wrap": True, "key": "page:try"}
-    st.pills(label, places, format_func=examples.__getitem__, **choose)
-    shown = st.grid(3)
-    less = st.expander("What matters less").grid(3) if ranked[UNFOLDED:] else None
-    for feature in card["features"]:
-        with shown if feature["name"] in ranked[:UNFOLDED] else less:
-            draw_field(feature)
-
-
-# the answer to one row
-
-
-def draw_one_row(card: dict) -> None:
-    left, right = st.columns([3, 2], gap="large")
-    with left:
-        draw_form(card)
-    row, answer, kind = read_row(card), None, st.info
-    if not state["page:asked"]:
-        words = "Fill in what you know and press Predict."
-    elif read_form(card) != state["page:asked"]:
-        words = "The form has changed: press Predict for its answer."
-    else:
-        answer, words = call("/predict", row)
-        kind = st.error
-    if answer is not None:
-        value, sure, _ = say(answer)
-        kind, words = st.success, f"{value}, {sure}"
-        if answer["warnings"]:
-            kind, words = st.warning, f"Not to be trusted, as {answer['warnings'][0]}: {words}"
-    # always in sight, on a phone too, and read out by a screen reader, as alerts are
-    with st.bottom:
-        button, sentence = st.columns([1, 4], vertical_alignment="center", wrap=False)
-        button.button("Predict", type="primary", key="page:predict", on_click=press, args=[card])
-        with sentence:
-            kind(plain(words))
-    if answer is not None:
-        with right:
-            draw_answer(card, row, answer)
-            draw_why(card, row, answer)
-        draw_what_if(card, row)
-
-
-def say(answer: dict) -> tuple[str, str, str]:
-    """Return the prediction in words, how sure it is, and what is likely."""
-    value = answer["prediction"]
-    if "probabilities" in answer:
-        sure = f"{percent(answer['probabilities'][value])} probable"
-        likely, others = answer["likely"][:BARS], len(answer["likely"]) - BARS
-        if others > 0:
-            likely.append(f"{others} more")
-        return value, sure, " or ".join(likely)
-    low, high = answer["interval"]
-    likely = f"{write(low, high - low)} to {write(high, high - low)}"
-    return write(value, high - low), f"likely {likely}", likely
-
-
-def draw_answer(card: dict, row: dict, answer: dict) -> None:
-    for sentence in answer["warnings"]:
-        st.warning(plain(f"{sentence}. How sure the model is there says nothing."))
-    value, _, likely = say(answer)
-    st.metric(plain(card["target"]), plain(value))
-    if card["task"] == "classification":
-        ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])[:BARS]
-        bars = [{"name": f"{percent(p)}  {k}", "value": p, "label": k} for k, p in ranked]
-        draw_bars(bars, "Probabilities", color_of(card), 1)
-    sure = f"about {100 * card['uncertainty']['coverage']:.0f} %"
-    st.markdown(f"Likely **{plain(likely)}**: such answers held the truth in {sure} of rows.")
-    for example in card["examples"]:
-        if example["features"] == row:
-            truth = f"{card['target']} was {spell(example['target'])}"
-            st.success(plain(f"This is a real row of the table: its {truth}."))
-
-
-def draw_why(card: dict, row: dict, answer: dict) -> None:
-    """Draw how much each value adds, from the average over the table to this answer."""
-    st.header("Why this answer")
-    why, problem = call("/explain", row)
-    if problem:
-        st.info(plain(problem))
-        return
-    what, factor, scale, unit = f"probability of {why['prediction']}", 100, 10, " %"
-    start, end = percent(why["average"]), percent(why["value"])
-    if card["task"] == "regression":
-        low, high = answer["interval"]
-        what, factor, scale, unit = "answer", 1, high - low, ""
-        start, end = write(why["average"], scale), write(why["value"], scale)
-    shares = {f"{n} = {spell(row[n]) or 'unknown'}": why["shares"][n] for n in why["shares"]}
+def sum_others(shares: dict[str, float]) -> dict[str, float]:
+    """Return the largest shares, and what the others add together."""
     names = list(shares)
     if len(names) > BARS:
         others = names[BARS - 1 :]
         shares[f"the other {len(others)}"] = sum(shares.pop(name) for name in others)
-    bars = []
-    for name, share in shares.items():
-        words = f"{write(factor * share, scale, '+')}{unit}  {name}"
-        bars.append({"name": words, "value": share, "label": why["prediction"]})
-    st.text(f"From {start}, the average {what} for up to 100 rows of the table, to {end}:")
-    draw_bars(bars, "Shares", color_of(card))
-    st.text("These shares tell how the model decides; they are no causes.")
+    return shares
 
 
-# what if one value were different
+alt.utils.schemapi.DEBUG_MODE = False  # no checks of each chart: they took a third of a run
+WHAT_IF_POINTS, WHAT_IF_CHOICES = 150, 30
 
 
-def place_of(feature: dict, value: Any) -> Any:
-    """Return where a value stands on an axis: a date at its milliseconds since 1970."""
+def place_of(feature: dict, value: Any) -> float:
+    """Return where a number or a date stands on an axis: a date at its milliseconds since 1970."""
     if feature["type"] == "date":
         return 1000 * pd.to_datetime(datetime.fromisoformat(value), utc=True).timestamp()
-    return value if feature["type"] == "number" else spell(value)
+    return value
 
 
-def values_to_try(feature: dict, here: Any) -> tuple[list, dict]:
-    """Return the values to ask for, and at which places the table has how many rows."""
+def values_to_try(feature: dict, here: Any) -> list:
+    """Return the values to ask for, frequent choices or many in the range, and the form's own."""
     if "minimum" not in feature:
         often = dict(zip(feature.get("choices", [False, True]), feature["counts"]))
-        kept = [*sorted(often, key=often.get)[-WHAT_IF_CHOICES:], here]
-        values = [choice for choice in often if choice in kept]
-        return values, {spell(choice): often[choice] for choice in values}
+        frequent = sorted(often, key=often.get)[-WHAT_IF_CHOICES:]
+        kept = [choice for choice in often if choice in frequent or choice == here]
+        return kept if here in kept else [*kept, here]
     ends = [place_of(feature, feature["minimum"]), place_of(feature, feature["maximum"])]
-    edges = np.linspace(*ends, len(feature["counts"]) + 1).tolist()
-    seen = dict(zip(edges, [*feature["counts"], 0]))
     if here is not None:
         ends.append(place_of(feature, here))
     # also the value itself, as a float: an integer may be too large for numpy
     ends = np.array(ends, float)
     values = np.append(np.linspace(ends.min(), ends.max(), WHAT_IF_POINTS + 1), ends[2:])
     if feature["type"] == "date":
-        unit, day = "D" if is_day(feature) else "s", 86_400_000
-        if unit == "s" and np.ptp(ends) > WHAT_IF_POINTS * day:
+        if np.ptp(ends) > WHAT_IF_POINTS * 86_400_000:
             # at one time of day: several would be a zigzag
-            values = ends[-1] + ((values - ends[-1]) / day).round() * day
-        values = values.astype("datetime64[ms]").astype(f"datetime64[{unit}]").astype(str)
+            values = ends[-1] + ((values - ends[-1]) / 86_400_000).round() * 86_400_000
+        values = values.astype("datetime64[ms]").astype("datetime64[s]").astype(str)
     elif feature["integer"]:
         values = values.round()
-    return np.unique(values).tolist(), seen
+    return np.unique(values).tolist()
 
 
-@st.fragment
-def draw_what_if(card: dict, row: dict) -> None:
-    """Draw how the answer changes with one feature, over a faint histogram of the table."""
-    st.header("What if one value were different?")
-    name = st.selectbox("Vary", list(card["importance"]), 0, key="page:what-if")
-    now, problem = call("/model")
-    if not problem and now["sha256"] != card["sha256"]:
-        st.rerun()  # all of the page: only this part of it runs when a name is chosen
-    feature = next(feature for feature in card["features"] if feature["name"] == name)
-    values, seen = values_to_try(feature, row[name])
-    columns = {other: [value] * len(values) for other, value in row.items()} | {name: values}
-    answer, problem = call("/predict/batch", columns)
-    if problem:
-        st.error(plain(problem))
-        return
+def lines_of(card: dict, answer: dict) -> dict[str, list[float]]:
+    """Return the answers to many rows, one line for each label, the most probable ones first."""
     lines = answer.get("probabilities", {card["target"]: answer["prediction"]})
-    places, points = [place_of(feature, value) for value in values], []
-    for label in sorted(lines, key=lambda label: -max(lines[label]))[:BARS]:
-        for place, value in zip(places, lines[label]):
-            points.append({"at": place, "value": value, "label": label})
-    dashed = [] if row[name] is None else [{"at": place_of(feature, row[name])}]
-    seen = [{"at": place, "value": n} for place, n in seen.items()]
-    ends = [0, 1]
+    labels = sorted(lines, key=lambda label: -max(lines[label]))[:BARS]
+    return {label: lines[label] for label in labels}
+
+
+def draw_choices(card: dict, feature: dict, values: list, answer: dict, here: Any) -> None:
+    """Draw the answers for each choice, and in how many rows of the table it is."""
+    counts = dict(zip(feature.get("choices", [False, True]), feature["counts"]))
+    counts[None], names = feature["missing"], []
+    for value in values:
+        now = ", as in the form" if value == here else ""
+        names.append(f"{spell(card, value) or GAP} ({counts.get(value, 0):,} rows{now})")
+    lines, spelled = lines_of(card, answer), partial(percent, card)
     if card["task"] == "regression":
-        ends = [*answer["prediction"], *np.ravel(answer["interval"]).tolist()]
-    draw_layers(card, feature, [seen, points, dashed], [min(ends), max(ends)])
-    words = "Dashed: the value in the form. " if dashed else ""
-    st.text(f"{words}Gray: where the table has its rows.")
+        spelled = partial(write, card, scale=max(map(abs, answer["prediction"])) / 10)
+    frame = pd.DataFrame(lines, index=names)
+    draw_bars(frame.rename(columns=plain).rename_axis(plain(feature["name"])), spelled, "Answers")
 
 
-def draw_layers(card: dict, feature: dict, data: list[list[dict]], ends: list) -> None:
-    """Draw what the table has, the answers, and where the form is. A number or a date goes along
-    x; a category down the page, where each choice has a line to be read on. The answers' axis has
-    room for their intervals: what changes less than that is seen to change little."""
-    labels = list(dict.fromkeys(point["label"] for point in data[1]))
-    at = {"field": "at", "title": feature["name"], "sort": None}
-    value = {"field": "value", "type": "quantitative", "title": card["target"]}
-    value |= {"axis": {"format": "~r"}, "scale": {"domain": ends}}
-    if card["task"] == "classification":
-        value |= {"title": "probability", "axis": {"format": "%"}}
-    along, across, height = "x", "y", 240 + 20 * len(labels)
-    area, mark = {"type": "area", "interpolate": "step-after"}, {"type": "line"}
+def draw_curve(card: dict, feature: dict, values: list, answer: dict, here: Any) -> None:
+    """Draw the answers along a number or a date, over a faint histogram of the table."""
+    lines, title, ends = lines_of(card, answer), "probability", [0, 1]
+    if card["task"] == "regression":  # with room for intervals: less than that is little
+        title, ends = card["target"], [*answer["prediction"], *np.ravel(answer["interval"])]
+    # note: labels never become columns, they may be called "at" or "value"
+    places = list(map(partial(place_of, feature), values))
+    tables = [pd.DataFrame({"at": places, "value": v, "label": k}) for k, v in lines.items()]
+    edges = place_of(feature, feature["minimum"]), place_of(feature, feature["maximum"])
+    edges = np.linspace(*edges, len(feature["counts"]) + 1)
+    seen = pd.DataFrame({"at": edges[:-1], "end": edges[1:], "rows": feature["counts"]})
+    kind, form = "quantitative", "~r"
     if feature["type"] == "date":
-        at |= {"type": "temporal", "scale": {"type": "utc"}, "axis": {"format": "%Y-%m-%d"}}
-    elif feature["type"] == "number":
-        at |= {"type": "quantitative", "scale": {"zero": False, "nice": False}}
-        at["axis"] = {"format": "~r", "tickMinStep": int(feature["integer"])}
-    else:
-        along, across, height = "y", "x", {"step": 24}
-        area, mark = {"type": "bar"}, {"type": "circle", "size": 90, "opacity": 1}
-        at |= {"type": "nominal", "axis": {"labelLimit": 180, "labelOverlap": False}}
-    legend = {"values": labels, "orient": "top", "title": None, "columns": 1}
-    legend["labelLimit"] = {"expr": "width"}
-    rows = {"field": "value", "type": "quantitative", "axis": None}
-    rule = {"type": "rule", "strokeDash": [4, 4], "color": "gray"}
-    layers = [
-        {"mark": area | {"color": "gray", "opacity": 0.2}, "encoding": {along: at, across: rows}},
-        {"mark": mark, "encoding": {along: at, across: value, "color": color_of(card, legend)}},
-        {"mark": rule, "encoding": {along: at}},
-    ]
-    for layer, values in zip(layers, data):
-        layer["data"] = {"values": values}
-    spec = {"height": height, "resolve": {"scale": {across: "independent"}}, "layer": layers}
-    draw_chart(spec, f"How the answer changes with {feature['name']}")
+        kind, form = "temporal", "%Y-%m-%d"
+    elif feature["integer"]:
+        # as many as each of the whole numbers in a step has: one step may have two of them
+        ends_of_steps = np.ceil(edges.round(9))
+        ends_of_steps[-1] += 1
+        seen["rows"] /= np.diff(ends_of_steps).clip(1)
+    scale = alt.Scale(zero=False, nice=False)
+    x = alt.X("at", type=kind, title=feature["name"], scale=scale, axis=alt.Axis(format=form))
+    room = alt.Scale(domain=[float(min(ends)), float(max(ends))])
+    y = alt.Y("value", type="quantitative", title=title, scale=room)
+    legend = {"orient": "bottom", "title": None, "columns": 2, "labelLimit": 150}
+    legend = alt.Legend(**legend) if len(lines) > 1 else None
+    color = alt.Color("label", type="nominal", sort=list(lines), legend=legend)
+    bars = alt.Chart(seen).mark_rect(color="gray", opacity=0.2)
+    bars = bars.encode(x, alt.X2("end"), alt.Y("rows", type="quantitative", axis=None))
+    line = alt.Chart(pd.concat(tables)).mark_line().encode(x, y, color)
+    dashed = pd.DataFrame({"at": [] if here is None else [place_of(feature, here)]})
+    rule = alt.Chart(dashed).mark_rule(strokeDash=[4, 4], color="gray").encode(x)
+    ink = "#c9cbd1" if st.context.theme.type == "dark" else "#45474f"  # 7 : 1, not 3.7
+    words = {"labelColor": ink, "titleColor": ink}
+    chart = alt.layer(bars, line, rule, height=300).resolve_scale(y="independent")
+    comma = {"decimal": ",", "thousands": ".", "grouping": [3], "currency": ["", ""]}
+    locale = {"number": comma} if card["decimal"] == "," else {}
+    chart = chart.configure(axis=words, legend=words, locale=locale)
+    st.altair_chart(chart, alt=f"How the answer changes with {feature['name']}")
+    st.text("Dashed: the value in the form. Gray: where the table has its rows.")
 
 
-# many rows
+# a file
+
+MAX_FILE_MB = 50  # as .streamlit/config.toml has it
+SHOWN_ROWS = 1_000  # of a file on the screen; the download has all
+FILE_WORDS = (
+    "A CSV file with a column for each feature, written as in the table, up to 100,000 rows and "
+    f"{MAX_FILE_MB} MB. With a column {{}} the answers are scored. A red sign at its name: it is "
+    "too large, or too many came at once."
+)
 
 
-@st.cache_resource
-def one_file() -> threading.Lock:
-    """Return what lets one visitor's file be predicted at a time: several would fill the memory."""
-    return threading.Lock()
+# one visitor's file is predicted at a time: several would fill the memory
+one_file = st.cache_resource(lambda: threading.Lock(), show_spinner=False)
 
 
-def draw_many_rows(card: dict) -> None:
-    st.text(
-        "A CSV file with a column for each feature, written as in the table, up to 100,000 rows "
-        f"and {MAX_FILE_MB} MB. Other columns stay as they are. The next file replaces the last."
-    )
+def template(card: dict) -> bytes:
+    """Return a CSV file of the examples, as the table is written."""
     rows = pd.DataFrame([example["features"] for example in card["examples"]])
     comma = {"sep": ";", "decimal": ","} if card["decimal"] == "," else {}
-    template = rows.to_csv(index=False, **comma).encode("utf-8-sig")
-    st.download_button("Download a template", template, "template.csv", on_click="ignore")
-    file = st.file_uploader("Your file", "csv", max_upload_size=MAX_FILE_MB, key="page:file")
-    if file is not None and file.file_id != state["page:result"][0]:
-        with one_file():
-            content, problem = call("/predict/csv", file.getvalue())
-            if problem == GONE:  # the upload is kept, and with it what came of the one before
-                st.error(problem)
-                st.button("Try again", key="page:retry-file")
-            else:
-                # note: Streamlit would keep the upload until some session ends
-                run = get_script_run_ctx()
-                run.uploaded_file_mgr.remove_file(run.session_id, file.file_id)
-                file.close()
-                result = None if problem else read_result(content, card)
-                state["page:result"] = file.file_id, problem, result
-    _, problem, result = state["page:result"]
+    return rows.to_csv(index=False, **comma).encode("utf-8-sig")
+
+
+def predict_file(card: dict, file: Any) -> dict | None:
+    """Return what came of the last upload. Raises NoAnswer; if the API is away, the upload is kept,
+    and with it what came of the one before."""
+    file_id, problem, result = state.get("page:result", ("", "", None))
+    if file is not None and file.file_id != file_id:
+        with one_file(), st.spinner("Predicting", show_time=True):
+            try:
+                problem, result = "", read_result(card, call("/predict/csv", file.getvalue()))
+            except NoAnswer as error:
+                problem, result = str(error), None
+        if problem != GONE:
+            state["page:result"] = file.file_id, problem, result
+            # note: Streamlit would keep the upload until some session ends
+            run = get_script_run_ctx()
+            run.uploaded_file_mgr.remove_file(run.session_id, file.file_id)
+            file.close()
     if problem:
-        st.error(plain(problem))
-    elif result:
-        draw_result(result, card)
+        raise NoAnswer(problem)
+    return result
 
 
-def read_result(content: bytes, card: dict) -> dict:
+def read_result(card: dict, content: bytes) -> dict:
     """Return what is shown of the API's CSV file, and all of it packed."""
-    header_end = re.search(rb"warnings( \(model\))?(.)problem( \(model\))?\n", content)
-    separator = header_end[2].decode()
-    how = {"sep": separator, "lineterminator": "\n", "dtype": str, "keep_default_na": False}
+    separator = re.search(rb"warnings( \(model\))?(.)problem( \(model\))?\n", content)[2].decode()
+    how = {"sep": separator, "lineterminator": "\n", "keep_default_na": False, "dtype": str}
     first = pd.read_csv(io.BytesIO(content), nrows=SHOWN_ROWS, **how)
     # what the API added, and the numbers in it
-    added = list(first)[-5:]
-    numbers = added[:3]
-    if card["task"] == "classification":
-        added = list(first)[-len(card["classes"]) - 4 :]
-        numbers = added[1:-3]
-    for name in numbers:
-        first[name] = pd.to_numeric(first[name].str.replace(card["decimal"], "."))
-    # of all rows only two columns: a large file would fill the memory
-    ends = pd.read_csv(io.BytesIO(content), usecols=[added[0], added[-1]], **how)
-    ends.columns, ends.index = ["prediction", "problem"], ends.index + 1
-    problems = ends["problem"][ends["problem"] != ""]
-    predictions = ends["prediction"].drop(problems.index)
-    if card["task"] == "regression":
-        predictions = pd.to_numeric(predictions.str.replace(card["decimal"], "."))
+    added = list(first)[-len(card.get("classes", "a")) - 4 :]
+    numbers = added[1:-3] if "classes" in card else added[:3]
+    # of all rows only some columns: a large file would fill the memory
+    names = {added[0]: "prediction", added[-2]: "warnings", added[-1]: "problem"}
+    if card["target"] in first:
+        names[card["target"]] = "truth"
+    rows = pd.read_csv(io.BytesIO(content), usecols=list(names), **how).rename(columns=names)
+    how |= {"dtype": float, "keep_default_na": True, "decimal": card["decimal"]}
+    answers = pd.read_csv(io.BytesIO(content), usecols=numbers, **how)[numbers]
+    first[numbers] = answers[: len(first)]
+    if "classes" not in card:
+        rows["prediction"] = answers[added[0]]
+    rows.index = answers.index = rows.index + 1
+    problems, good = rows["problem"][rows["problem"] != ""], rows[rows["problem"] == ""]
     return {
-        "rows": len(ends),
-        "predictions": predictions,
+        "predictions": good["prediction"],
+        "warned": int((good["warnings"] != "").sum()),
+        "score": score_file(card, good, answers) if "truth" in good else "",
         "first": first[[*added, *first.columns.drop(added)]],
         "problems": problems.head(SHOWN_ROWS).rename_axis("row").reset_index(),
+        "failed": len(problems),
         # gzip unpacks two to one: the mark without which Excel takes ü for Ã¼, and the file
-        "packed": gzip.compress(codecs.BOM_UTF8) + gzip.compress(content, 1),
+        "packed": gzip.compress("\ufeff".encode()) + gzip.compress(content, 1),
     }
 
 
-def draw_result(result: dict, card: dict) -> None:
-    """Draw the summary, the first rows, and what can't be predicted and why."""
-    predictions, rows = result["predictions"], result["rows"]
+def score_file(card: dict, rows: pd.DataFrame, answers: pd.DataFrame) -> str:
+    """Return how good the answers are for the rows whose truth the file has."""
+    truth, own = rows["truth"].str.strip(), card["metrics"]
+    if "classes" in card:
+        truth = truth[truth.isin(card["classes"])]
+        places = pd.Index(card["classes"]).get_indexer(truth)
+        likely = answers.loc[truth.index].to_numpy()[range(len(truth)), places]
+        right, loss = (rows["prediction"][truth.index] == truth).mean(), -np.log(likely.clip(1e-15))
+        score = f"{percent(card, right)} right, log loss {write(card, loss.mean())}"
+        own = f"{percent(card, own['accuracy'])}, {write(card, own['log_loss'])}"
+    else:
+        truth = pd.to_numeric(truth.str.replace(card["decimal"], "."), errors="coerce").dropna()
+        error = (rows["prediction"][truth.index] - truth).abs().mean()
+        score = f"A mean error of {write(card, error)}"
+        own = write(card, own["mean_absolute_error"])
+    words = f"in {len(truth):,} rows whose {card['target']} the file tells"
+    return f"{score}, {words}. The same in training, for unseen rows: {own}." if len(truth) else ""
+
+
+def draw_result(card: dict, result: dict | None) -> None:
+    """Draw the summary, what can't be predicted and why, and the first rows."""
+    if result is None:
+        return
+    predictions, failed, warned = result["predictions"], result["failed"], result["warned"]
     good = len(predictions)
-    st.header(f"{good:,} of {rows:,} rows predicted")
-    if good and card["task"] == "classification":
-        bars = []
-        for label, n in predictions.value_counts().head(BARS).items():
-            words = f"{100 * n / good:.1f} %  {label}: {n:,}"
-            bars.append({"name": words, "value": n, "label": label})
-        draw_bars(bars, "Predictions", color_of(card), good)
+    st.header(f"{good:,} of {good + failed:,} rows predicted")
+    if failed:
+        row, problem = result["problems"].iloc[0]
+        st.warning(plain(f"{failed:,} can't be predicted. The first is row {row}: {problem}."))
+        st.dataframe(result["problems"], hide_index=True)
+    if warned:
+        st.warning(f"Rows with values that training had not seen, see warnings: {warned:,}.")
+    if result["score"]:
+        st.info(plain(result["score"]))
+    if good and "classes" in card:
+        shares = predictions.value_counts(normalize=True).head(BARS).to_dict()
+        draw_bars(shares, lambda share: f"{share * good:,.0f} ({percent(card, share)})", "Rows", 1)
     elif good:
         ends = predictions.mean(), predictions.min(), predictions.max()
-        mean, low, high = (write(value, ends[2] - ends[1]) for value in ends)
+        mean, low, high = map(partial(write, card, scale=ends[2] - ends[1]), ends)
         st.text(f"{card['target']}: {mean} on average, from {low} to {high}.")
-    if good < rows:
-        words = f"{rows - good:,} can't be predicted, as listed below. The first is"
-        row, problem = result["problems"].iloc[0]
-        st.warning(plain(f"{words} row {row}: {problem}."))
-    if rows > SHOWN_ROWS:
+    if good + failed > SHOWN_ROWS:
         st.text(f"Only the first {SHOWN_ROWS:,} rows are shown; the download has all.")
     st.dataframe(result["first"], hide_index=True, placeholder="")
     unpack = partial(gzip.decompress, result["packed"])
     st.download_button("Download the result", unpack, "predictions.csv", on_click="ignore")
-    if good < rows:
-        st.dataframe(result["problems"], hide_index=True)
 
 
-# what the model is
+# what the model is, and how a program asks it
+
+SCORES = {
+    "log_loss": "how far the probabilities are from the truth; lower is better",
+    "accuracy": "the share of rows that are answered right; higher is better",
+    "balanced_accuracy": "the same, where each class counts alike; higher is better",
+    "roc_auc": "how well it tells the two classes apart, 0.5 by chance; higher is better",
+    "root_mean_squared_error": "the usual error, where large ones count more; lower is better",
+    "mean_absolute_error": "the mean error, in the unit of what is predicted; lower is better",
+    "r2": "the share of the differences that it explains, 1 is all; higher is better",
+}
 
 
-def draw_about(card: dict) -> None:
-    dummy = "most frequent label" if card["task"] == "classification" else "mean"
-    st.text(
-        f"It predicts {card['target']} by {card['estimator']}, trained on {card['rows']:,} rows. "
-        f"How good it is was measured on {card['measured']}, with models like the one that is "
-        "served, on rows that these had not seen."
-    )
-    scores = {"model": card["metrics"], f"always the {dummy}": card["baseline"]}
-    st.table(pd.DataFrame(scores).map(write).rename(lambda key: key.replace("_", " ")))
+def draw_scores(card: dict) -> None:
+    """Draw how good it is, what to know of that, and what acting earlier or later would bring."""
+    scores = {"model": card["metrics"], "always the same answer": card["baseline"]}
+    frame = pd.DataFrame(scores).map(partial(write, card))
+    frame["what it is"] = frame.index.map(SCORES).fillna("")
+    st.table(frame.rename(lambda key: key.replace("_", " ")).rename_axis("score"))
     for note in card["notes"]:
-        st.warning(plain(note))  # some are questions
-    st.header("What matters most")
-    gains = {name: max(0.0, gain) for name, gain in card["importance"].items()}
-    total, bars = sum(gains.values()) or 1, []
-    for name, gain in list(gains.items())[:BARS]:
-        bars.append({"name": f"{100 * gain / total:.0f} %  {name}", "value": gain})
-    draw_bars(bars, "Importance", {"value": "#767676"})
+        st.info(plain(note))
+    if "cutoffs" in card:
+        label = card["cutoffs"]["label"]
+        st.header(f"When to act on {plain(label)}")
+        st.text(f"Who acts from a lower probability of {label} on finds more, and errs more:")
+        columns = ["act from", "so many of these are right", "so many of all are found"]
+        frame = pd.DataFrame(card["cutoffs"]["rows"], columns=columns)
+        st.table(frame.map(partial(percent, card), "ignore").fillna("nobody is"), hide_index=True)
+
+
+def draw_features(card: dict) -> None:
     st.header("What it was trained on")
-    columns = ["name", "type", "nullable", "minimum", "maximum", "choices"]
+    columns = ["name", "unit", "type", "nullable", "minimum", "maximum", "choices"]
     features = pd.DataFrame(card["features"], columns=columns)
-    features[columns[3:5]] = features[columns[3:5]].map(spell, "ignore")
+    features[columns[4:6]] = features[columns[4:6]].map(partial(spell, card), "ignore")
     st.dataframe(features, hide_index=True, placeholder="")
     for entry in card["dropped"]:
         what = [f"{key} {value}" for key, value in entry.items() if key != "reason"]
         st.text(f"left out: {', '.join(what)} ({entry['reason']})")
-    versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
+    versions = ", ".join(map(" ".join, card["versions"].items()))
     st.text(f"Trained with {versions}. SHA-256 of the file: {card['sha256']}")
 
 
-def draw_programmers(card: dict) -> None:
-    row = read_row(card)
-    body = json.dumps(row or card["examples"][0]["features"], ensure_ascii=False)
-    url = f"{API_URL.rstrip('/')}/predict"
-    if PUBLIC_API:
-        url = urljoin(st.context.url, "/api/predict")
-        st.markdown(f"The API's documentation: {urljoin(st.context.url, '/api/docs')}")
-    else:
-        st.text("The API answers on the machine or in the container where it runs.")
-    curl = f"curl {url} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+def draw_programmers(card: dict, texts: dict[str, str]) -> None:
+    st.header("For programmers")
+    row, url = card["examples"][0]["features"], API_URL
+    with suppress(NoAnswer):
+        row = read_row(card, texts)
+    if PUBLIC_API:  # below whatever path the page is
+        url = f"{st.context.url.partition('?')[0].rstrip('/')}/api"
+        st.markdown(f"The API's documentation: {url}/docs")
+    body = shlex.quote(json.dumps(row, ensure_ascii=False))
+    curl = f"curl {url}/predict -H 'Content-Type: application/json' -d {body}"
     st.code(curl, None, wrap_lines=True)
-    if row:
-        answer, problem = call("/predict", row)
-        words = problem or json.dumps(answer, indent=2, ensure_ascii=False)
-        st.code(words, None, wrap_lines=True)
 
 
-# the server: it runs this file anew for each click of a visitor, and answers for the API if that
-# is to be public; else there is nothing below /api
+# the server: it answers for the API too if that is to be public; else nothing is below /api
+
+MAX_HELD_MB = 150  # of all visitors' uploads: they fit into 1 GB beside the rest
+UPLOAD_SECONDS = 600  # for all of a file to come; a phone that is gone may not say so
 
 
 class LimitUploads:
@@ -682,11 +729,19 @@ if __name__ == "__main__":
     main()
 else:
     api: Any = Starlette()
+    routes = []
     if PUBLIC_API:
+        from fastapi.openapi.docs import get_swagger_ui_html
+
         from main_api import app as api
+
+        # below whatever path: the API's addresses are relative to its documentation
+        api.servers, api.root_path_in_servers = [{"url": "."}], False
+        docs = get_swagger_ui_html(openapi_url="openapi.json", title=api.title)
+        routes.append(Route(f"{BASE_PATH}/api/docs", lambda _: docs))
     app = st.App(
         __file__,
-        routes=[Route("/api", api), Mount("/api", api)],
+        routes=[*routes, Route(f"{BASE_PATH}/api", api), Mount(f"{BASE_PATH}/api", api)],
         middleware=[Middleware(LimitUploads)],
         lifespan=lambda _: api.router.lifespan_context(api),
     )

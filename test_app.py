@@ -1505,7 +1505,8 @@ def open_page(monkeypatch):
         monkeypatch.setenv("API_URL", url)
         page = AppTest.from_file(str(HERE / "main_ui.py"), default_timeout=30)
         page.query_params.update(query)
-        page.session_state["page:tab"] = tab
+        if tab != "One row":
+            page.query_params["tab"] = tab
         return page.run()
 
     return open_page
@@ -1523,24 +1524,32 @@ def words_on(page) -> str:
     return unescape("\n".join(element.value for kind in kinds for element in page.get(kind)))
 
 
-def numbers_at(pattern, words) -> list[float]:
-    """Return what a pattern's groups find, as numbers."""
-    return [float(text.replace(",", "")) for text in re.search(pattern, words).groups()]
+def number_in(text, card) -> float:
+    """Return a number that the page writes with the table's decimal mark."""
+    thousands = "." if card["decimal"] == "," else ","
+    return float(text.replace(thousands, "").replace(card["decimal"], "."))
 
 
-def bars_of(chart) -> list[float]:
-    """Return the lengths of a chart's bars, which are all within its ends."""
+def layers_of(chart) -> list:
+    """Return the tables that a chart's layers are drawn from."""
     from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 
-    bars = convert_arrow_bytes_to_pandas_df(chart.proto.data.data)["value"].tolist()
-    low, high = json.loads(chart.proto.spec)["encoding"]["x"]["scale"]["domain"]
-    assert low <= min(bars) <= max(bars) <= high
-    return bars
+    tables = {each.name: each.data.data for each in chart.proto.datasets}
+    layers = [layer["data"]["name"] for layer in json.loads(chart.proto.spec)["layer"]]
+    return [convert_arrow_bytes_to_pandas_df(tables[name]) for name in layers]
 
 
-def try_example(page):
-    examples = page.button_group(key="page:try")
-    return examples.select(examples.options[0]).run()
+def bars_of(table) -> dict[str, str]:
+    """Return what a table with bars in it says, by its rows' names."""
+    frame = table.value
+    assert re.search(r";\s*background: linear-gradient", table.proto.arrow_data.styler.styles)
+    return dict(zip(map(unescape, frame.index), frame.iloc[:, 0]))
+
+
+def field(page, name, number=""):
+    """Return the field of a feature, of the first row to start from."""
+    kinds = [page.text_input, page.selectbox, page.date_input]
+    return next(each for kind in kinds for each in kind if each.key == f"{number}_{name}")
 
 
 @pytest.mark.parametrize(("value", "scale", "sign", "text"), [
@@ -1551,7 +1560,23 @@ def try_example(page):
 ])  # fmt: skip
 def test_page_numbers(value, scale, sign, text):
     """A number has the digits that tell, three of its interval or four of its own."""
-    assert importlib.import_module("main_ui").write(value, scale, sign) == text
+    main_ui = importlib.import_module("main_ui")
+    assert main_ui.write({"decimal": "."}, value, scale, sign) == text
+    swapped = text.translate({44: ".", 46: ","})
+    assert main_ui.write({"decimal": ","}, value, scale, sign) == swapped
+
+
+@pytest.mark.parametrize(("text", "point", "comma"), [
+    ("13.5", 13.5, 13.5), ("0,5", 0.5, 0.5), ("-13,55", -13.55, -13.55), ("1e3", 1000, 1000),
+    ("1,234", None, 1.234), ("1.234", 1.234, None), ("0.125", 0.125, 0.125), ("1,234.5", None, None),
+    ("12a", None, None), ("-1,234", None, -1.234), ("1234", 1234, 1234),
+])  # fmt: skip
+def test_page_reads_numbers(text, point, comma):
+    """A lone comma has one meaning anywhere; what may be a thousand, or no number, is refused."""
+    read_number = importlib.import_module("main_ui").read_number
+    for decimal, number in ((".", point), (",", comma)):
+        with nullcontext() if number is not None else pytest.raises(ValueError):
+            assert read_number({"decimal": decimal}, text) == number
 
 
 @pytest.mark.parametrize(("text", "escaped"), [
@@ -1566,10 +1591,12 @@ def test_page_names(text, escaped):
 
 
 def test_page_says():
-    """Of many likely labels ten are named."""
-    answer = {"prediction": "A", "probabilities": {"A": 0.5}, "likely": list("ABCDEFGHIJK")}
-    sure = "A or B or C or D or E or F or G or H or I or J or 1 more"
-    assert importlib.import_module("main_ui").say(answer) == ("A", "50.0 % probable", sure)
+    """The prediction and how sure it is, with the table's decimal mark, never as a certainty."""
+    main_ui, card = importlib.import_module("main_ui"), {"decimal": ","}
+    answer = {"prediction": "A", "probabilities": {"A": 0.9999}}
+    assert main_ui.say(card, answer) == ("A", "99,9 % probable")
+    answer = {"prediction": 38.935, "interval": [20.1, 60.2]}
+    assert main_ui.say(card, answer) == ("38,9", "likely 20,1 to 60,2")
 
 
 def test_page_times():
@@ -1577,121 +1604,124 @@ def test_page_times():
     values_to_try = importlib.import_module("main_ui").values_to_try
     when = {"type": "date", "minimum": "2024-01-01T00:00:00", "counts": [3] * 20}
     for end, times in (("2025-06-01T00:00:00", 1), ("2024-01-02T00:00:00", 150)):
-        values, seen = values_to_try(when | {"maximum": end}, "2024-01-01T12:00:00")
+        values = values_to_try(when | {"maximum": end}, "2024-01-01T12:00:00")
         assert len({value[10:] for value in values}) == times
-        assert ("2024-01-01T12:00:00" in values, list(seen.values())) == (True, [3] * 20 + [0])
+        assert "2024-01-01T12:00:00" in values
     large = {"type": "number", "minimum": 0, "maximum": 9, "counts": [1], "integer": True}
-    assert values_to_try(large, 10**25)[0][-1] == 1e25
+    assert values_to_try(large, 10**25)[-1] == 1e25
 
 
 def test_page_example(api, open_page, monkeypatch):
-    """An example has answer, reasons and truth; its address brings them back, so does curl."""
-    page, example = try_example(open_page(api.url)), api.card["examples"][0]
-    answer, why = (ask(api.url + p, example["features"])[1] for p in ("/predict", "/explain"))
-    shares = list(why["shares"].values())
-    if len(shares) > 10:
-        shares[9:] = [sum(shares[9:])]
-    for each in (page, open_page(api.url, query=page.query_params)):
-        words, [metric] = words_on(each), each.metric
-        *charts, reasons = [bars_of(chart) for chart in each.get("vega_lite_chart")[:-1]]
-        texts = [api.card["description"], "This is a real row of the table", "Why this answer"]
-        texts += ["they are no causes", "What if one value were different?"]
-        for text in [*texts, "Gray: where the table has"]:
-            assert text in words
-        assert unescape(metric.label) == api.card["target"]
-        assert reasons == pytest.approx(shares)
-        told = numbers_at(r"From ([-\d,.]+).*to ([-\d,.]+)(?: %)?:", words)
-        ends = np.array([why["average"], why["value"]])
-        if "classes" in api.card:
-            assert told == pytest.approx(100 * ends, rel=0.01, abs=0.1)
-            assert unescape(metric.value) == answer["prediction"]
-            assert f"Likely {' or '.join(answer['likely'])}:" in words
-            ranked = sorted(answer["probabilities"].values(), reverse=True)
-            assert charts[0] == pytest.approx(ranked[:10])
-            assert "100" not in re.search(r"([\d.]+) % probable", words)[1]
-        else:
-            low, high = answer["interval"]
-            found = numbers_at(r"Likely (\S+) to (\S+):", words)
-            found += numbers_at("(.*)", unescape(metric.value))
-            expected = [low, high, answer["prediction"]]
-            assert found == pytest.approx(expected, rel=1e-9, abs=(high - low) / 10)
-            assert told == pytest.approx(ends, rel=0.01, abs=0.05 * abs(why["value"]))
-    monkeypatch.setattr("streamlit.runtime.context.ContextProxy.url", "https://a.b:1/c?_d=e")
+    """It opens with a real row: answer, reasons and truth; so do others, by their address too."""
+    main_ui, card = importlib.import_module("main_ui"), api.card
+    page, names = open_page(api.url), main_ui.start_labels(card)
+    for place in (0, 1):
+        row = card["examples"][place]["features"]
+        answer, why = (ask(api.url + p, row)[1] for p in ("/predict", "/explain"))
+        page.button_group(key="row").select(names[place]).run()
+        for each in (page, open_page(api.url, query={"row": names[place]})):
+            words, [metric] = words_on(each), each.metric
+            texts = [card["description"], "This is a real row of the table", "Why this answer"]
+            texts += ["they are no causes", "What if one value were different?"]
+            for text in texts:
+                assert text in words
+            assert unescape(metric.label) == card["target"]
+            value, sure = main_ui.say(card, answer)
+            assert (unescape(metric.value), f"{card['target']}: {value}, {sure}" in words) == (
+                value,
+                True,
+            )
+            *probable, reasons = [bars_of(table) for table in each.table[: 1 + ("classes" in card)]]
+            share = next(iter(why["shares"]))
+            named = f"{share} = {main_ui.spell(card, row[share]) or '(unknown)'}"
+            assert next(iter(reasons)) == named
+            assert len(reasons) == min(10, len(row))
+            assert reasons[named] == pytest.approx(why["shares"][share])
+            if "classes" in card:
+                ranked = sorted(answer["probabilities"].values(), reverse=True)
+                assert list(probable[0].values()) == pytest.approx(ranked[:10])
+                likely = " or ".join(answer["likely"])
+                assert (f"it may be {likely}" in words) == (len(answer["likely"]) > 1)
+            else:
+                assert f"{sure.capitalize()}: in 90 % of the rows" in words
+    monkeypatch.setattr("streamlit.runtime.context.ContextProxy.url", "https://a.b:1/c/?_d=e")
     monkeypatch.setenv("API_URL", "")
     monkeypatch.setenv("API_PORT", api.url.rpartition(":")[2])
-    page.session_state["page:tab"] = "For programmers"
-    for is_public, url in (("1", "https://a.b:1/api"), ("", api.url)):
+    page.session_state["tab"] = "About the model"
+    for is_public, url in (("1", "https://a.b:1/c/api"), ("", api.url)):
         monkeypatch.setenv("PUBLIC_API", is_public)
         page.run()
         _, address, *_, body = shlex.split(page.code[0].value)
-        assert (address, json.loads(body)) == (f"{url}/predict", example["features"])
+        assert (address, json.loads(body)) == (f"{url}/predict", row)
         assert (f"{url}/docs" in words_on(page)) == bool(is_public)
-        assert json.loads(page.code[1].value) == answer
 
 
 def test_page_refuses(apis, open_page):
     """What can't be predicted is said with the feature's name; what is outside with a warning."""
-    page = open_page(apis["price"].url)
+    api, page = apis["price"], open_page(apis["price"].url)
+    row = api.card["examples"][0]["features"]
     for value, words in (
-        ("13,5", "class: Input should be a valid number, such as 13.5"),
-        ("", "class: Field required"),
+        ("1.234", "class: '1.234' is not clear as a number"), ("", "class: Field required"),
         ("99", "class 99 is above 2, the highest in training"),
-    ):
-        page.text_input(key="_class").set_value(value)
-        page.button(key="page:predict").click().run()
+    ):  # fmt: skip
+        field(page, "class").set_value(value).run()
         assert (words in words_on(page), len(page.metric)) == (True, int(value == "99"))
         assert ("How sure the model is there says nothing" in words_on(page)) == (value == "99")
-    names = [feature["name"] for feature in apis["price"].card["features"]]
-    page = open_page(apis["price"].url, query={f"_{name}": "" for name in names})
-    assert ". And 5 more." in words_on(page)
-    assert page.text_input(key="_class").placeholder == "needed"
-    assert page.text_input(key="_Größe").placeholder == "unknown"
-    page = open_page(apis["price"].url, query={"_kind": "Z", "_model_config": "false"})
-    assert ("kind: 'Z' is not one of" in words_on(page), len(page.metric)) == (True, 0)
-    assert page.selectbox(key="_model_config").value == "false"
+    assert (
+        words_on(page).count("class 99 is above 2") == 2
+    )  # in the bar that is always in sight too
+    for value in ("13,5", "13.5"):  # both have one meaning only
+        field(page, "class").set_value(value).run()
+        assert "class 13.5 is above 2" in words_on(page)
+    page.button(key="page:reset").click().run()
+    assert field(page, "class").value == str(row["class"]).removesuffix(".0").replace(".", ",")
+    numbers = [f["name"] for f in api.card["features"] if f["type"] == "number"]
+    page = open_page(api.url, query={f"_{name}": "" for name in numbers})
+    assert "class: Field required" in words_on(page)
+    assert field(page, "class").placeholder == "needed"
+    # a link of before, and one whose choice there is not
+    page = open_page(api.url, query={"_class": "1.5", "_kind": "Z", "_model_config": "false"})
+    assert "too long for a link" not in words_on(page)
+    assert (field(page, "class").value, field(page, "kind").value) == ("1.5", row["kind"])
+    assert (field(page, "model_config").value, len(page.metric)) == ("false", 1)
+    field(page, "class").set_value("1" * 5000).run()
+    assert "too long for a link" in words_on(page)
 
 
 def test_page_what_if(apis, open_page):
     """Along a feature the model's answers, how often the table has what, and where the form is."""
     api, row = apis["kind"], apis["kind"].card["examples"][0]["features"]
-    page = try_example(open_page(api.url))
-    page.text_input(key="_class").set_value("9")
-    try_example(page)  # the same once more
-    assert (page.text_input(key="_class").value, len(page.metric)) == (f"{row['class']}", 1)
-    assert str(page.date_input(key="_x").value) == row["x"]
+    page = open_page(api.url)
     for f in api.card["features"]:
         name, here = f["name"], row[f["name"]]
-        page.selectbox(key="page:what-if").select(name).run()
-        layers = json.loads(page.get("vega_lite_chart")[-1].proto.spec)["layer"]
-        seen, points, dashed = [layer["data"]["values"] for layer in layers]
-        axes = {axis.get("title"): axis.get("type") for axis in layers[1]["encoding"].values()}
-        kind = {"number": "quantitative", "date": "temporal"}.get(f["type"], "nominal")
-        assert (axes[name], axes["probability"]) == (kind, "quantitative")
-        assert [point["value"] for point in seen][: len(f["counts"])] == f["counts"]
+        assert (f"({f.get('unit')}" in field(page, name).label) == ("unit" in f)
+        page.selectbox(key="page:vary").select(name).run()
         values = f.get("choices", [False, True])
         if "minimum" in f:
             values = [f["minimum"], here, f["maximum"]]
-        places = values
-        if f["type"] == "boolean":
-            places = ["false", "true"]
-        elif f["type"] == "date":
-            places = np.array(values, "datetime64[ms]").astype(float).tolist()
-        assert [point["at"] for point in dashed] == [places[values.index(here)]]
-        assert (points[0]["at"], points[-1]["at"]) == (places[0], places[-1])
-        found = {(point["at"], point["label"]): point["value"] for point in points}
         answer = ask(api.url + "/predict/batch", columns_of([row | {name: v} for v in values]))[1]
-        for label, shares in answer["probabilities"].items():
+        probabilities = answer["probabilities"]
+        if "minimum" not in f:
+            frame = page.table[-1].value
+            for value, count, words in zip(values, f["counts"], frame.index):
+                rows = f"({count} rows{', as in the form' * (value == here)})"
+                assert unescape(words) == f"{str(value).replace('T', 't').replace('F', 'f')} {rows}"
+            for label in frame:
+                assert frame[label].tolist() == pytest.approx(probabilities[label])
+            continue
+        seen, points, dashed = layers_of(page.get("vega_lite_chart")[-1])
+        assert seen["rows"].sum() <= sum(f["counts"])
+        places = values
+        if f["type"] == "date":
+            places = np.array(values, "datetime64[ms]").astype(float).tolist()
+        assert dashed["at"].tolist() == [places[1]]
+        found = points.set_index(["at", "label"])["value"]
+        for label, shares in probabilities.items():
             assert [found[place, label] for place in places] == pytest.approx(shares)
-        # first the label that is most probable somewhere
-        highest = [points[start]["label"] for start in range(0, len(points), len(points) // 3)]
-        most = {p["label"]: p["value"] for p in sorted(points, key=lambda p: p["value"])}
-        assert highest == sorted(most, key=most.get, reverse=True)
+        assert {places[0], places[-1]} == {points["at"].min(), points["at"].max()}
     # one of the points, -20 + 112 steps of 6.125, is 666
     page = open_page(apis["given"].url, query={"_x": "898.75"})
     assert "The model has no answer for this row" in words_on(page)
-    page = open_page(api.url, query={"_x": "2024-W05-1"})  # ISO 8601, too
-    page.selectbox(key="page:what-if").select("x").run()
-    assert "Dashed: the value in the form" in words_on(page)
 
 
 def test_page_many_rows(api, open_page, monkeypatch):
@@ -1714,7 +1744,7 @@ def test_page_many_rows(api, open_page, monkeypatch):
         assert each in words
     labels = [button.proto.label for button in page.get("download_button")]
     assert labels == ["Download a template", "Download the result"]
-    first, problems = (frame.value for frame in page.dataframe)
+    problems, first = (frame.value for frame in page.dataframe)
     assert "cells, the header" in problems.set_index("row")["problem"][1051]
     found = first.iloc[:, 0].tolist()
     expected = api.model.predict(api.background[:7]).tolist() * 150
@@ -1722,21 +1752,42 @@ def test_page_many_rows(api, open_page, monkeypatch):
     if "classes" in api.card:
         assert found == expected[:1000]
         counts = pd.Series(expected).value_counts().tolist()
-        assert bars_of(page.get("vega_lite_chart")[0]) == counts[:10]
+        shares = list(bars_of(page.table[0]).values())
+        assert shares == pytest.approx([count / 1050 for count in counts[:10]])
     else:
         assert found == pytest.approx(expected[:1000])
-        told = numbers_at(r": (\S+) on average, from (\S+) to (\S+)\.\n", words)
+        told = re.search(r": (\S+) on average, from (\S+) to (\S+)\.\n", words).groups()
+        told = [number_in(text, api.card) for text in told]
         ends = [np.mean(expected), min(expected), max(expected)]
         assert told == pytest.approx(ends, abs=(ends[2] - ends[1]) / 100)
     assert "has no column" in upload(b"z\n1\n")
+    assert "has no column" in words_on(page.run())
     assert len(page.dataframe) == 0
     # what is uploaded while the API is away is predicted when it is back
     monkeypatch.setenv("API_URL", "http://127.0.0.1:9")
     upload(text.encode())
     assert [error.value[:22] for error in page.error][:2] == ["The model is not there"] * 2
     monkeypatch.setenv("API_URL", api.url)
-    page.button(key="page:retry-file").click().run()
+    page.button(key="page:retry file").click().run()
     assert "1,051 of 1,051 rows predicted" in words_on(page)
+
+
+@pytest.mark.parametrize(("name", "content", "texts"), [
+    ("labels", "x;y\n0.2;no\n0.99;yes\n0.3; yes \n0.4;\n0.4;maybe\n",
+     ["66.7 % right, log loss 0.4791, in 3 rows", "see warnings: 1."]),
+    ("given", "x;y\n-2.5;-2\n-3;-4.5\n-4;\n-5;?\n", ["mean error of 1.000, in 2 rows"]),
+    ("given", "x;z\n-2.5;-2\n", ["1 of 1 rows"]),
+])  # fmt: skip
+def test_page_scores(name, content, texts, apis, open_page):
+    """A file that has the truth is scored, beside the model's own score; its warnings count."""
+    page = open_page(apis[name].url, "Many rows")
+    page.file_uploader(key="page:file").set_value(("t.csv", content.encode(), CSV)).run()
+    for text in texts:
+        assert text in words_on(page)
+    card, key = apis[name].card, "log_loss" if name == "labels" else "mean_absolute_error"
+    own = importlib.import_module("main_ui").write(card, card["metrics"][key])
+    assert ("for unseen rows: " in words_on(page)) == ("y" in content)
+    assert (f"{own}." in words_on(page)) == ("y" in content)
 
 
 def test_page_lets_uploads_go(monkeypatch):
@@ -1761,14 +1812,19 @@ def test_page_about(api, open_page):
     page, card = open_page(api.url, "About the model"), api.card
     words = words_on(page)
     reasons = [entry["reason"] for entry in card["dropped"]]
-    known = [f"trained on {card['rows']:,} rows", "What matters most", "What it was trained on"]
+    known = [f"with {card['rows']:,} rows", "What matters most", "What it was trained on"]
     for text in [*known, api.sha256, *card["notes"], *reasons]:
         assert text.rstrip(".") in words
     key = "accuracy" if "classes" in card else "mean_absolute_error"
-    shown = page.table[0].value.loc[key.replace("_", " ")].str.replace(",", "").astype(float)
-    assert shown.tolist() == pytest.approx([card["metrics"][key], card["baseline"][key]], rel=1e-3)
-    gains = [max(0, gain) for gain in card["importance"].values()][:10]
-    assert bars_of(page.get("vega_lite_chart")[0]) == pytest.approx(gains)
+    shown = page.table[0].value.loc[key.replace("_", " ")].tolist()
+    assert "er is better" in shown.pop()
+    shown = [number_in(text, card) for text in shown]
+    assert shown == pytest.approx([card["metrics"][key], card["baseline"][key]], rel=1e-3)
+    gains = [max(0, gain) for gain in card["importance"].values()]
+    shares = [gain / (sum(gains) or 1) for gain in gains]
+    assert list(bars_of(page.table[-1]).values()) == pytest.approx(shares[:10])
+    if "cutoffs" in card:
+        assert len(page.table[1].value) == len(card["cutoffs"]["rows"])
     assert page.dataframe[0].value["name"].tolist() == [f["name"] for f in card["features"]]
 
 
@@ -1777,23 +1833,24 @@ def test_page_and_its_api(apis, open_page, monkeypatch):
     nowhere, kind, price = "http://127.0.0.1:9", apis["kind"], apis["price"]
     page = open_page(nowhere)
 
-    def press(key, url):
+    def press(url, key="page:retry card"):
         monkeypatch.setenv("API_URL", url)
         page.button(key=key).click().run()
         return words_on(page)
 
     assert "The model is not there" in words_on(page)
-    assert kind.card["title"] in press("page:retry", kind.url)
-    page.text_input(key="_class").set_value("-1.5")
-    assert "The model is not there" in press("page:predict", nowhere)
-    press("page:retry", kind.url)
-    assert (page.text_input(key="_class").value, len(page.metric)) == ("-1.5", 1)
-    assert price.card["title"] in press("page:predict", price.url)
+    assert kind.card["title"] in press(kind.url)
+    monkeypatch.setenv("API_URL", nowhere)
+    field(page, "class").set_value("-1,5").run()
+    assert "The model is not there" in words_on(page)
+    press(kind.url)
+    assert (field(page, "class").value, len(page.metric)) == ("-1,5", 1)
+    assert price.card["title"] in press(price.url, "page:reset")
     assert [toast.value[:21] for toast in page.toast] == ["The model has changed"]
-    assert page.text_input(key="_class").value == "0"  # the default
-    assert page.text_input(key="_Größe").value is None
-    assert (len(page.metric), len(page.error)) == (0, 0)
-    press("page:predict", price.url)
+    main_ui, row = importlib.import_module("main_ui"), price.card["examples"][0]["features"]
+    assert field(page, "class").value == main_ui.spell(price.card, row["class"])
+    assert (len(page.metric), len(page.error)) == (1, 0)
+    press(price.url, "page:reset")
     assert (len(page.metric), len(page.toast)) == (1, 0)
 
 
@@ -1896,8 +1953,18 @@ def test_public_api(started):
     upload = {"body": b"123456789", "seconds": 2, "method": "PUT"}
     for length, status in ((most, 400), (most + 1, 503), (9, 400)):
         assert announce(public.page, path, CSV, length, **upload) == status
-    assert ask(public.page + "/api/openapi.json")[1]["servers"] == [{"url": "/api"}]
-    assert ask(public.page + "/api/docs")[0] == 200
+    assert ask(public.page + "/api/openapi.json")[1]["servers"] == [{"url": "."}]
+    assert "'openapi.json'" in ask(public.page + "/api/docs")[1]
+    # below a path, and in one process
+    page = shlex.split(f"{sys.executable} -m streamlit run {HERE / 'main_ui.py'}")
+    path = ["--server.baseUrlPath", "model"]
+    run = start(
+        *page, *path, "--server.port", port := str(next(PORTS)), PUBLIC_API="1", API_PORT=""
+    )
+    with run as process:
+        process.page = f"http://127.0.0.1:{port}/model"
+        wait(process)
+        assert ask(process.page + "/api/health") == (200, {"status": "ok"})
     libraries = Path(f"/proc/{child(private, 'main_ui')}/maps").read_text()
     assert ("pandas" in libraries, "sklearn" in libraries) == (True, False)
 
@@ -2096,11 +2163,17 @@ def test_browser(apis, tmp_path):
         stack.callback(browser.close)
         page = browser.new_page()
         page.goto(process.page)
-        page.get_by_role("button", name="Predict", exact=True).click()
+        page.get_by_text("they are no causes").wait_for()
         assert page.title() == apis["here"].card["title"]
-        page.get_by_test_id("stMetric").wait_for()
+        # what is typed is in the address, and comes back by it
+        name = next(f["name"] for f in apis["here"].card["features"] if f["type"] == "number")
+        page.get_by_role("textbox", name=name).first.fill("98765")
+        page.get_by_role("textbox", name=name).first.press("Tab")
+        page.get_by_text("How sure the model is there says nothing").wait_for()
+        assert "98765" in page.url
         page.goto(page.url)
-        page.get_by_test_id("stMetric").wait_for()
+        page.get_by_text("How sure the model is there says nothing").wait_for()
+        playwright.expect(page.get_by_role("textbox", name=name).first).to_have_value("98765")
         page.get_by_role("tab", name="Many rows").click()
         page.locator("input[type=file]").set_input_files(path)
         with page.expect_download() as template:
