@@ -1721,7 +1721,7 @@ def test_page_what_if(apis, open_page):
         assert {places[0], places[-1]} == {points["at"].min(), points["at"].max()}
     # one of the points, -20 + 112 steps of 6.125, is 666
     page = open_page(apis["given"].url, query={"_x": "898.75"})
-    assert "The model has no answer for this row" in words_on(page)
+    assert "The model has no answer for these values" in words_on(page)
 
 
 def test_page_many_rows(api, open_page, monkeypatch):
