@@ -1958,10 +1958,9 @@ def test_public_api(started):
     # below a path, and in one process
     page = shlex.split(f"{sys.executable} -m streamlit run {HERE / 'main_ui.py'}")
     path = ["--server.baseUrlPath", "model"]
-    run = start(
-        *page, *path, "--server.port", port := str(next(PORTS)), PUBLIC_API="1", API_PORT=""
-    )
-    with run as process:
+    path += ["--server.port", port := str(next(PORTS))]
+    alone = {"cwd": HERE, "PUBLIC_API": "1", "API_PORT": "", "MODEL_PATH": str(MODEL)}
+    with start(*page, *path, **alone) as process:
         process.page = f"http://127.0.0.1:{port}/model"
         wait(process)
         assert ask(process.page + "/api/health") == (200, {"status": "ok"})
