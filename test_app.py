@@ -2066,8 +2066,9 @@ def test_start_refuses(name, value, words, tmp_path):
 # README.md, and what leaves the machine
 
 # how blocks of README.md begin that show something, or are run elsewhere: by .ci/run, and above
-SHOWN = ("table --> train.py", "400 rows, 8 columns", "python3 -m venv", "uvicorn main_api:app")
-NOT_HERE = re.compile(r"\b(docker|hf|git lfs|ray|chromium|opentelemetry|gradio|AGENT)\b|_AGENT_")
+SHOWN = ("table, or table", "400 rows, 9 columns", "python3 -m venv", "uvicorn main_api:app")
+SHOWN += ("PUBLIC_API=1 streamlit run",)  # see test_public_api()
+NOT_HERE = re.compile(r"\b(docker|hf|ray)\b")
 
 
 def test_readme(tmp_path):
@@ -2076,30 +2077,46 @@ def test_readme(tmp_path):
     sales = {"town": ["Alba", "Asti", "Bra"] * 40, "area (m²)": area, "built": built}
     table = csv_of(sales | {"listed": DAYS[::-1] * 2, "price": 1000 * area + 100 * built})
     (tmp_path / "sales.csv").write_text(table)
+    k = np.arange(891)
+    people = {"sex": np.where(k * 7 % 11 > 3, "m", "f"), "age": np.where(k % 9, k % 80, "")}
+    (tmp_path / "passengers.csv").write_text(csv_of(people | {"survived": k * 3 % 7 // 4}))
+    frame = pd.read_csv(tmp_path / "passengers.csv")
+    columns = make_column_transformer((OneHotEncoder(), ["sex"]), (SimpleImputer(), ["age"]))
+    pipeline = make_pipeline(columns, LogisticRegression()).fit(
+        frame[["sex", "age"]], frame.survived
+    )
+    joblib.dump(pipeline, tmp_path / "notebook.joblib")
     (tmp_path / "train.py").symlink_to(HERE / "train.py")
     wine, printed = fit(tmp_path / "wine", None, build=train.build_model), ""
     (tmp_path / "new.csv").write_text(to_csv(rows_of(wine), wine))
-    blocks = re.findall(r"(?ms)^```\w*\n(.*?)^```", (HERE / "README.md").read_text())
+    blocks = re.findall(r"(?ms)^```(\w*)\n(.*?)^```", (HERE / "README.md").read_text())
+    env = ENV | {"MODEL_PATH": "model.joblib"}  # not the one that is tested
+    run = {"cwd": tmp_path, "env": env, "text": True, "stderr": subprocess.DEVNULL}
     with serve(load_api(wine.path).app) as url:
-        for block in blocks:
+        for language, block in blocks:
             if block.startswith(SHOWN) or NOT_HERE.search(block):
                 continue
             if block.startswith(("curl ", "python ")):
                 command = block.replace("127.0.0.1:8001", url)
-                env = ENV | {"MODEL_PATH": "model.joblib"}  # not the one that is tested
-                run = {"shell": True, "cwd": tmp_path, "env": env, "text": True}
-                printed = subprocess.check_output(command, stderr=subprocess.DEVNULL, **run)
+                printed = subprocess.check_output(command, shell=True, **run)
+                if "sales.csv" in command:  # and then another one
+                    assert "replaces a model of something else: 'What will it sell" in printed
             elif "def build_model" in block:
                 names = vars(train) | {"RandomForestRegressor": RandomForestRegressor}
                 exec(block, names)  # noqa: S102 as if it stood in train.py
                 forest = fit(tmp_path / "forest", table, build=names["build_model"])
-            else:
+            elif language == "python":
+                settings = subprocess.check_output([sys.executable, "-c", block], **run)
+                assert re.search(r"\n\{'max_leaf_nodes': \d+, 'learning_rate': 0.\d+\}\n", settings)
+            elif block.startswith("{"):
                 printed, shown = json.loads(printed), json.loads(block)
                 shares = pytest.approx(shown.pop("probabilities"), abs=1e-6)
                 assert (printed.pop("probabilities"), printed) == (shares, shown)
-    assert forest.card["estimator"] == "my forest"
+            else:
+                assert block in printed
+    for name in ("forest on the table", "forest on the array"):
+        assert re.search(f"  {name} +root mean squared error", forest.printed)
     assert (tmp_path / "scored.csv").read_text().count("\n") == 101
-    assert joblib.load(tmp_path / "model.joblib")["card"]["title"] == "What will it sell for?"
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
