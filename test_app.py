@@ -356,9 +356,8 @@ def test_read_no_number(text):
     ("a,b\n1\u20282,3\x85\n".encode(), ["a", "b"], [["1\u20282", "3\x85"]]),
     (b"a,a,,a\n1,2,3,4\n", ["a", "a (2)", "column 3", "a (3)"], [["1", "2", "3", "4"]]),
     (b"a,b,c\n1\n1,2,3,4\n", ["a", "b", "c"], [["1", "", ""], ["1", "2", "3", "4"]]),
-    # lines above the header, R's names of rows, blanks before quotes, and within cells
+    # lines above the header, blanks before quotes, and within cells
     (b"Sales of 2024\na;b;c\n1,5;2;3\n1,5;2;3\n", ["a", "b", "c"], [["1,5", "2", "3"]] * 2),
-    (b"a,b\nr1,1,2\nr2,3,4\n", ["column 1", "a", "b"], [["r1", "1", "2"], ["r2", "3", "4"]]),
     (b'a, b\n1, "x, y"\n', ["a", "b"], [["1", "x, y"]]), (b"a,b\n1, 2 \n", ["a", "b"], [["1", " 2 "]]),
     (b"a\n1,5\n2,5\n", ["a"], [["1,5"], ["2,5"]]),  # no header has a number
     # two stray quotes make no row of many, a cell may have several lines
@@ -366,7 +365,6 @@ def test_read_no_number(text):
      [["1", '"x', "2"], ["3", "y", "4"], ["5", '"z', "6"], ["7", "u", "8"]]),
     (b'a,b,c\n1,"x\ny",2\n', ["a", "b", "c"], [["1", "x\ny", "2"]]),
     # not UTF-8, or not quite
-    ("城市,a\n上海,1\n北京,2\n".encode("gb18030"), ["城市", "a"], [["上海", "1"], ["北京", "2"]]),
     ("ä,b\n".encode() + "ü,ö\n".encode() * 9 + b"\xfc,1\n", ["ä", "b"], [["ü", "ö"]] * 9 + [["\ufffd", "1"]]),
     (b"a,b\n" + b'1,"see;"""\n' * 20_000, ["a", "b"], [["1", 'see;"']] * 20_000),
     (b"a,b\n" + b"x" * 200_000 + b",2\n", ["a", "b"], [["x" * 200_000, "2"]]),
@@ -606,9 +604,9 @@ def test_train_rare_class():
     ({"a": [1, 2]}, [], "the table has one column"),
     ({"a": [], "y": []}, [], "the table has a header and no rows"),
     ({"a": [1, 2, "3,4"], "y": [0, 1, 0]}, [], "row 3 has 3 cells, the header 2"),
-    ({"a": [1, 2, "3,\\"], "y": [0, 1, 0]}, [], "is a quote within a cell written"),
+    ({"a": [1, 2, "3,\\"], "y": [0, 1, 0]}, [], "or a quote in a cell written"),
     ({"a": [1, 2], "y": [0, 1]}, ["--encoding", "cp0"], "there is no encoding 'cp0'"),
-    ({"price": [1], "y": [0]}, ["--target", "cost"], "there is no column 'cost': did you mean 'price'?"),
+    ({"price": [1], "y": [0]}, ["--target", "cost"], "the table has no column 'cost': is it 'price'?"),
     ({"a": [1, 2] * 20, "y": ["yes", ""] * 20}, [], "is always 'yes': there is nothing to learn"),
     ({"a": [1, 2] * 20, "y": [0.5] * 40}, ["--task", "regression"], "is always '0.5'"),
     ({"a": [1, 2] * 4, "y": [0, 1] * 4}, [], "0 classes of 5 rows or more"),

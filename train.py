@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -207,8 +207,7 @@ def load_table(path: str | None) -> tuple[bytes, dict]:
     """
     if path is not None:
         try:
-            name = Path(path).stem.encode(errors="replace").decode()
-            return Path(path).read_bytes(), {"name": name}
+            return Path(path).read_bytes(), {"name": Path(path).stem}
         except OSError as error:
             words = f"'{path}' can't be read ({error.strerror}): give the path of a CSV file"
             raise Refusal(words) from None
@@ -225,7 +224,7 @@ def load_table(path: str | None) -> tuple[bytes, dict]:
 
 def find_encoding(content: bytes) -> tuple[str, str]:
     """Return how a text is encoded, and a note where that had to be assumed."""
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16", ""
     if b"\0" in content:
         raise Refusal("the file is no text: export the table as CSV")
@@ -237,11 +236,7 @@ def find_encoding(content: bytes) -> tuple[str, str]:
         return "utf-8-sig", ""
     if good > 10 * bad:
         return "utf-8-sig", f"the file is not quite UTF-8: {bad} bytes are read as \ufffd"
-    try:  # Chinese, or what Windows writes in the west
-        content[: content.rfind(b"\n", 0, 100_000)].decode(encoding := "gb2312")
-    except UnicodeDecodeError:
-        encoding = "cp1252"
-    return encoding, f"the file is not UTF-8, and is read as {encoding}: --encoding overrides"
+    return "cp1252", "the file is not UTF-8, and is read as cp1252: --encoding overrides"
 
 
 def find_separator(sample: str) -> tuple[str, int]:
@@ -275,11 +270,9 @@ def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, 
     text = io.TextIOWrapper(io.BytesIO(content), encoding, "replace", newline="")
     separator, above = find_separator(text.read(100_000))
     rows = read_rows(text, separator)
-    header, first = next(islice(rows, above, None), None), list(islice(rows, 9))
+    header = next(islice(rows, above, None), None)
     if header is None:
         raise Refusal("the table is empty: give one with a header row")
-    if len(header) > 1 and {len(row) for row in first} == {len(header) + 1}:
-        header = ["", *header]  # R's names of the rows have no name
     if len(header) > MAX_COLUMNS:
         raise Refusal(f"the table has more than {MAX_COLUMNS:,} columns")
     names: dict[str, int] = {}  # and how often each has come so far
@@ -289,15 +282,12 @@ def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, 
             names[name] += 1
             unique = f"{name} ({names[name]})"
         names[unique] = 1
-    filled = (row + [""] * (len(names) - len(row)) for row in chain(first, rows))
+    filled = (row + [""] * (len(names) - len(row)) for row in rows)
     return list(names), separator, filled
 
 
 def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
-    """Yield from its start the rows that are not blank, without ever holding more than one.
-
-    Raises Refusal for a row that is too long, or a quote that is not closed.
-    """
+    """Yield from its start the rows that are not blank, without ever holding more than one."""
     lines, size = [], 0  # of the row that is being read
 
     def read_lines() -> Iterator[str]:
@@ -314,26 +304,23 @@ def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
     has_blanks = f'{separator} "' in text.read(100_000)  # before the quotes
     text.seek(0)
     csv.field_size_limit(MAX_ROW_CHARACTERS)
-    options = {"delimiter": separator, "skipinitialspace": has_blanks}
-    width, row, swallowed = 0, [], False
-    for row in csv.reader(read_lines(), **options):
-        swallowed = False
+    width, rows, row = 0, [], []
+    for row in csv.reader(read_lines(), delimiter=separator, skipinitialspace=has_blanks):
+        rows = [row] if row else []
         if len(lines) > 1:  # a cell of several lines, or rows that two stray quotes have made one
-            rows = [line.rstrip("\r\n").split(separator) for line in lines if line.strip()]
-            swallowed = {len(cells) for cells in rows} == {width}
+            split = [line.rstrip("\r\n").split(separator) for line in lines if line.strip()]
+            rows = split if {len(cells) for cells in split} == {width} else rows
         lines.clear()
         if row:
-            size = 0
-            rows = rows if swallowed else [row]
-            width = len(rows[0])
+            size, width = 0, len(rows[0])
             yield from (cells[: MAX_COLUMNS + 1] for cells in rows)
-    if row and not swallowed:
+    if row and rows == [row]:
         raise Refusal("a quote near its end is never closed")
 
 
 def read_frame(content: bytes, encoding: str | None) -> tuple[pd.DataFrame, str, list[str]]:
-    """Return the table, all texts, without rows that are none; the separator; and a note where the
-    encoding had to be assumed."""
+    """Return the table, all texts, without rows that are none; its separator; and a note where
+    the encoding had to be assumed."""
     try:
         note = "" if encoding else find_encoding(content)[1]
         names, separator, rows = read_table(content, encoding)
@@ -344,9 +331,7 @@ def read_frame(content: bytes, encoding: str | None) -> tuple[pd.DataFrame, str,
     cells = []
     for place, row in enumerate(rows, 1):
         if any(row[len(names) :]):
-            hint = "does a line stand above the header?"
-            if any("\\" in cell for cell in row):
-                hint = 'is a quote within a cell written \\" instead of ""?'
+            hint = 'is a line above the header, or a quote in a cell written \\" instead of ""?'
             raise Refusal(f"row {place} has {len(row)} cells, the header {len(names)}: {hint}")
         cells.append([cell.strip() for cell in row[: len(names)]])
     table = pd.DataFrame(cells, columns=names, dtype=str)
@@ -359,10 +344,10 @@ def read_frame(content: bytes, encoding: str | None) -> tuple[pd.DataFrame, str,
 def find_column(name: str | None, table: pd.DataFrame) -> str:
     """Return this column's name, or the last one's that is not empty."""
     if name is None:
-        return [n for n in table if (table[n] != "").any()][-1]
+        return table.columns[(table != "").any()][-1]
     if name not in table:
-        nearest = difflib.get_close_matches(name, table, n=1, cutoff=0)
-        raise Refusal(f"there is no column '{name}': did you mean '{nearest[0]}'?")
+        nearest = difflib.get_close_matches(name, table, n=1, cutoff=0)[0]
+        raise Refusal(f"the table has no column '{name}': is it '{nearest}'?")
     return name
 
 
