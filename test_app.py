@@ -1012,8 +1012,6 @@ HALF = np.arange(60) // 2
      ["' in 'a' is read as a date, month first"]),
     ({"a": [f"1/{i % 12 + 1}/{2000 + i // 12}" for i in range(100)], "b": B, "y": B + NOISE[2]},
      ["in order of time, by 'a'"]),  # the order of the rows tells that the day is first
-    ({"born": [f"{i % 12 + 1}/{i % 28 + 1}/{i % 50 + 40}" for i in range(100)], "b": B, "y": B + A},
-     ["'born' goes to 2068-"]),
     ({"x": HALF, "y": HALF + 9 * A[:60]}, ["30 rows equal another in all features"]),
     ({"x": [1] * 30 + list(range(30)), "y": ["same"] * 30 + ["else"] * 30}, []),
     ({"day": DAYS, "b": B, "y": B + NOISE[2]}, ["the rows are in order of time, by 'day'"]),

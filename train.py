@@ -378,12 +378,11 @@ MAGNITUDES |= {"million": 1e6, "billion": 1e9, "Mio.": 1e6, "Mrd.": 1e9, "Tsd.":
 
 def meanings_of(digits: str) -> dict[str, float]:
     """Return what digits mean by the decimal mark: 1,234 has two meanings, 0,5 and 1,234.5 one."""
-    spelled = {".": digits, ",": digits.translate(SWAPPED)}
-    return {
-        mark: float(re.sub(r"[^\d.]", "", text))
-        for mark, text in spelled.items()
-        if DIGITS.fullmatch(text)
-    }
+    meanings = {}
+    for mark, text in ((".", digits), (",", digits.translate(SWAPPED))):
+        if DIGITS.fullmatch(text):
+            meanings[mark] = float(re.sub(r"[^\d.]", "", text))
+    return meanings
 
 
 def split_number(text: str, decimal: str) -> tuple[float, str] | None:
@@ -393,15 +392,14 @@ def split_number(text: str, decimal: str) -> tuple[float, str] | None:
         hours, minutes, seconds = map(float, clock.groups("0"))
         return 60 * hours + minutes + seconds / 60, "min"
     parts = NUMBER.fullmatch(text.replace("\u2212", "-"))  # a typographer's minus
-    if not parts or not meanings_of(parts[4]):
+    meanings = meanings_of(parts[4]) if parts else {}
+    if not meanings:
         return None
-    sign, before, minus, digits, power, after, end = parts.groups()
-    meanings = meanings_of(digits)
-    value = meanings.get(decimal, max(meanings.values()))
+    sign, before, minus, _, power, after, end = parts.groups()
+    value = meanings.get(decimal, max(meanings.values())) * float(f"1{power}")
     size, _, rest = after.partition(" ")
     if size in MAGNITUDES:
         value, after = value * MAGNITUDES[size], rest
-    value *= float(f"1{power}")
     minuses = (sign + minus + end).count("-") + (sign == "(")
     if (sign == "(") != end.endswith(")") or minuses > 1 or value > MAX_NUMBER:
         return None
@@ -418,37 +416,36 @@ def read_number(text: str, decimal: str, unit: str = "") -> float | None:
     return value if own in ("", unit) else None
 
 
-def count_marks(texts: Iterable[str]) -> Counter:
-    """Count the texts that are a number with a decimal "." only, a "," only, or with "either"."""
-    marks = Counter()
+def find_mark(texts: Iterable[str], otherwise: str) -> tuple[str, str | None]:
+    """Return the decimal mark that most numbers with one meaning speak for; and the first text
+    with two, if there is one."""
+    marks, unclear = Counter(), None
     for text in texts:
         parts = NUMBER.fullmatch(text)
         meanings = meanings_of(parts[4]) if parts else {}
         if len(meanings) == 1:
             marks.update(meanings.keys())
-        marks["either"] += len(set(meanings.values())) == 2
-    return marks
+        elif len(set(meanings.values())) == 2:
+            unclear = unclear or text
+    if marks["."] == marks[","]:
+        return otherwise, unclear
+    return "." if marks["."] > marks[","] else ",", unclear
 
 
 def find_decimal(table: pd.DataFrame, separator: str, notes: list[str]) -> str:
     """Return the decimal mark for which most cells speak; note where it had to be assumed."""
     texts = [text for name in table for text in table[name].head(1000).unique()]
-    marks = count_marks(texts)
-    if marks["."] != marks[","] or not marks["either"] or separator == ",":
-        return "," if marks[","] > marks["."] else "."
+    mark, unclear = find_mark(texts, "")
+    if mark or not unclear or separator == ",":
+        return mark or "."
     # no cell tells: where commas don't separate the cells, they are likely to be decimal marks
-    mark, other = ",", "."
-    text = next(text for text in texts if count_marks([text])["either"])
-    one, two = (split_number(text, each)[0] for each in (mark, other))
-    notes.append(f"'{text}' is read as {one:.10g}; --decimal {other} makes it {two:.10g}")
-    return mark
+    one, two = (split_number(unclear, each)[0] for each in ",.")
+    notes.append(f"'{unclear}' is read as {one:.10g}; --decimal . makes it {two:.10g}")
+    return ","
 
 
-def find_writing(counts: pd.Series, card: dict) -> tuple[str, str]:
-    """Return the decimal mark and the unit of a column, by how often it has each text."""
-    marks, mark = count_marks(counts.index[:1000]), card["decimal"]
-    if marks["."] != marks[","] and "decimal" not in card.get("told", ()):
-        mark = "." if marks["."] > marks[","] else ","
+def find_unit(counts: pd.Series, mark: str) -> str:
+    """Return the unit of a column, by how often it has each text."""
     units = Counter()
     for text, times in counts.items():
         if not PLAIN.fullmatch(text):
@@ -457,7 +454,7 @@ def find_writing(counts: pd.Series, card: dict) -> tuple[str, str]:
     unit, times = units.most_common(1)[0] if units else ("", 0)
     least = MOSTLY if unit == "%" else 0.5  # some per cents beside fractions are no unit
     is_unit = times >= least * counts.sum() or unit in "$€£¥₹"
-    return mark, unit if is_unit else ""
+    return unit if is_unit else ""
 
 
 ISO = "ISO 8601"
@@ -465,29 +462,8 @@ FIRST_DAY, LAST_DAY = -719_162, 2_932_896  # since 1970, of the years 1 to 9999
 LAYOUTS = "%Y-%m-%d %m-%d-%Y %d-%m-%Y %d-%b-%Y %b-%d-%Y %Y-%b-%d %b-%Y %m-%Y %Y-%m %m%d%Y %d%m%Y"
 EIGHT_DIGITS = r"(19|20)\d{6}|\d{4}(19|20)\d\d"  # 20241231 or 12312024
 DATE = re.compile(r"(.+?)([T ,]+(\d+):(\d\d)(:\d\d(?:\.\d+)?)? ?([AaPp]?)[Mm]? ?(\w*|[-+]\d.*))?")
-MONTHS = {"jan": ("jan", "ene", "gen"), "feb": ("feb", "fév"), "mar": ("mar", "mär", "mrz")}
-MONTHS |= {
-    "apr": ("apr", "avr", "abr"),
-    "may": ("may", "mai", "mag"),
-    "jun": ("jun", "juin", "giu"),
-}
-MONTHS |= {"jul": ("jul", "juil", "lug"), "aug": ("aug", "aoû", "ago"), "sep": ("sep", "set")}
-MONTHS |= {"oct": ("oct", "okt", "ott"), "nov": ("nov",), "dec": ("dec", "dez", "déc", "dic")}
-
-
-def spell_day(text: str) -> str:
-    """Return a day in one spelling: "Fri, 5. Januar 2024" as 5-jan-2024, 2024Q2 as 2024-04."""
-
-    def spell_word(word: re.Match) -> str:
-        for month, names in MONTHS.items():
-            if word[0].startswith(names):
-                return f"-{month}-"
-        return "-"  # the day of the week, or "de"
-
-    text = text.lower()
-    if quarter := re.fullmatch(r"(\d{4})\W?q([1-4])", text):
-        return f"{quarter[1]}-{3 * int(quarter[2]) - 2:02}"
-    return re.sub(r"[\W_]+", "-", re.sub(r"[^\W\d_]+", spell_word, text)).strip("-")
+MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+GERMAN = {"mär": "mar", "mrz": "mar", "mai": "may", "okt": "oct", "dez": "dec"}
 
 
 def read_date(text: str, layout: str = ISO) -> float | None:
@@ -501,7 +477,7 @@ def read_date(text: str, layout: str = ISO) -> float | None:
             return None
         day, clock, hour, minute, second, half, zone = parts.groups()
         try:
-            iso = find_day(spell_day(day), layout)
+            iso = find_day(day.lower(), layout)
             if clock:
                 hour = int(hour) % 12 + 12 * (half in "Pp") if half else int(hour)
                 zone = "Z" if zone in ("UTC", "GMT") else zone
@@ -515,7 +491,15 @@ def read_date(text: str, layout: str = ISO) -> float | None:
 
 
 def find_day(text: str, layout: str) -> str:
-    """Return a day in ISO 8601; raises ValueError."""
+    """Return a day in ISO 8601, of "fri, 5. januar 2024" or 2024q2, say; raises ValueError."""
+
+    def spell_word(word: re.Match) -> str:
+        month = GERMAN.get(word[0][:3], word[0][:3])
+        return f"-{month}-" if month in MONTHS else "-"  # a day of the week
+
+    if quarter := re.fullmatch(r"(\d{4})\W?q([1-4])", text):
+        text = f"{quarter[1]}-{3 * int(quarter[2]) - 2:02}"
+    text = re.sub(r"[\W_]+", "-", re.sub(r"[^\W\d_]+", spell_word, text)).strip("-")
     if re.search(r"\D\d\d$", text) and layout != "%m-%Y":  # the year has two digits
         layout = layout.replace("-%Y", "-%y")
     return datetime.strptime(text, layout).date().isoformat()
@@ -592,15 +576,15 @@ def check_file(columns: Columns, card: dict) -> None:
     training: the same digits may stand for a thousand times as much, or for another day."""
     for feature in card["features"]:
         texts = pd.Series(columns.get(feature["name"], []), dtype=str).str.strip()
-        counts, words = texts.drop_duplicates().value_counts(), ""
-        if feature["type"] == "number":
-            mark = feature.get("decimal", card["decimal"])
-            is_unclear = count_marks(counts.index)["either"]
-            if is_unclear and find_writing(counts, card | {"decimal": mark})[0] != mark:
-                words = f"have another decimal mark than '{mark}'"
+        different, words = texts.drop_duplicates(), ""
+        if feature["type"] == "number" and "decimal" not in card.get("told", ()):
+            expected = feature.get("decimal", card["decimal"])
+            mark, unclear = find_mark(different, expected)
+            if unclear and mark != expected:
+                words = f"have another decimal mark than '{expected}'"
         elif feature["type"] == "date" and "%d" in feature["format"]:
-            swapped = swap_day(feature["format"])
-            if len(counts) and find_layout(texts, counts, []) == swapped:
+            layout = find_layout(texts, different.value_counts(), [])
+            if layout == swap_day(feature["format"]):
                 words = "have day and month the other way round"
         if words:
             advice = "write them as the table was that the model is trained on"
@@ -623,13 +607,14 @@ def read_target(table: pd.DataFrame, card: dict) -> pd.Series:
     cells = table[name].replace("", told.get("empty", ""))
     is_label = (cells == "+").sum() >= FOLDS  # then so is "-"
     known = cells[~cells.isin(MISSING - {"-"} if is_label else MISSING)]
-    mark, unit = find_writing(known.value_counts(), card)
-    numbers = known.map(lambda text: read_number(text, mark, unit)).astype(float).dropna()
+    counts = known.value_counts()
+    mark = told.get("decimal") or find_mark(counts.index[:1000], card["decimal"])[0]
+    unit = find_unit(counts, mark)
+    numbers = known.map(partial(read_number, decimal=mark, unit=unit)).astype(float).dropna()
     card["task"] = told.get("task") or guess_task(numbers, len(known))
     y, why = numbers, "no number"
     if card["task"] == "classification":
-        whole = known.str.removesuffix(".0")
-        known = known.where(~whole.isin(known), whole)  # 1.0 is 1
+        known = spell_alike(known)
         y, why = known[known.map(known.value_counts()) >= FOLDS], f"in fewer than {FOLDS} rows"
         card["classes"] = sorted(set(y))
     card["rows"] = len(y)
@@ -646,8 +631,23 @@ def read_target(table: pd.DataFrame, card: dict) -> pd.Series:
             words = f"{len(others):,} of {len(known):,} rows are left out, as '{name}' is {why}"
             card["notes"].insert(0, f"{words} ({some[0]}): is that right?")
         table.drop(index=others.index, inplace=True)  # perhaps they are no rows, but units
-    check_target(y, card)
+
+    different = y.nunique()
+    if different == 1:
+        words = f"target '{name}' is always '{y.iloc[0]}': there is nothing to learn"
+        raise Refusal(f"{words}; where an empty cell is another answer, say --empty no")
+    if "classes" in card and not 2 <= different <= MAX_CLASSES:
+        words = f"target '{name}' has {different} classes of {FOLDS} rows or more"
+        raise Refusal(f"{words}, not 2 to {MAX_CLASSES}: is --target or --task another?")
+    if len(y) < MIN_ROWS:
+        raise Refusal(f"{len(y)} usable rows: give {MIN_ROWS} or more where '{name}' is known")
     return y
+
+
+def spell_alike(texts: pd.Series) -> pd.Series:
+    """Return the texts, 1.0 as 1 where there is that, too."""
+    whole = texts.str.removesuffix(".0")
+    return texts.where(~whole.isin(texts), whole)
 
 
 def guess_task(numbers: pd.Series, known: int) -> str:
@@ -663,20 +663,6 @@ def guess_task(numbers: pd.Series, known: int) -> str:
     is_quantity = not is_whole or is_rare or len(often) > MAX_GUESSED_CLASSES
     is_number = len(numbers) > known / 2
     return "regression" if is_number and is_quantity and not is_code else "classification"
-
-
-def check_target(y: pd.Series, card: dict) -> None:
-    """Refuse a target of which nothing can be learned: one value, or a few rows."""
-    name, different = card["target"], y.nunique()
-    if different == 1:
-        words = f"target '{name}' is always '{y.iloc[0]}': there is nothing to learn"
-        raise Refusal(f"{words}; where an empty cell is another answer, say --empty no")
-    if "classes" in card and not 2 <= different <= MAX_CLASSES:
-        wrong = f"target '{name}' has {different} classes of {FOLDS} rows or more"
-        needs = f"a classification needs 2 to {MAX_CLASSES}"
-        raise Refusal(f"{wrong}: {needs}; is --target or --task another?")
-    if len(y) < MIN_ROWS:
-        raise Refusal(f"{len(y)} usable rows: give {MIN_ROWS} or more where '{name}' is known")
 
 
 # what the other columns are
@@ -742,7 +728,8 @@ def describe_column(texts: pd.Series, card: dict) -> dict | str:
     if len(counts) == 1 and known == len(texts):
         return f"always '{counts.index[0]}'"
 
-    mark, unit = find_writing(counts, card)
+    mark = card["told"].get("decimal") or find_mark(counts.index[:1000], card["decimal"])[0]
+    unit = find_unit(counts, mark)
     values = np.array([read_number(text, mark, unit) for text in counts.index], float)
     is_read = ~np.isnan(values)
     readable, odd = counts[is_read].sum() / known, counts.index[~is_read]
@@ -777,24 +764,21 @@ def describe_choices(counts: pd.Series) -> dict | str:
     It is open where new texts will come: the share of texts seen once is the chance that the next
     row has a new one (I. J. Good, "The population frequencies of species", 1953).
     """
-    whole = counts.index.str.removesuffix(".0")
-    counts = counts.groupby(np.where(whole.isin(counts.index), whole, counts.index)).sum()
-    known, often = counts.sum(), counts[counts >= FOLDS].nlargest(MAX_CHOICES - 1)
-    once = (counts == 1).sum()
-    is_open = once > 1 and once / known >= NEW_TEXTS
-    if len(counts) > min(MAX_CHOICES, known // 2):
-        if len(often) < 2 or often.sum() < known / 4:
+    counts = counts.groupby(spell_alike(counts.index.to_series())).sum()
+    known, once = counts.sum(), (counts == 1).sum()
+    if len(counts) <= min(MAX_CHOICES, known // 2):
+        is_open = once > 1 and once / known >= NEW_TEXTS
+        choices = counts[counts > 1] if is_open else counts
+    else:
+        is_open, choices = True, counts[counts >= FOLDS].nlargest(MAX_CHOICES - 1)
+        if len(choices) < 2 or choices.sum() < known / 4:
             if np.average(counts.index.str.split().str.len(), weights=counts) > 4:
                 return "free text"
             if len(counts) == known:
                 return "an identifier: every text is different"
             return f"{len(counts):,} different texts in {known:,} cells are too many for a choice"
-        counts, is_open = often, True
-    elif is_open:
-        counts = counts[counts > 1]
-    return {"type": "category", "choices": sorted(counts.index)} | (
-        {"open": True} if is_open else {}
-    )
+    feature = {"type": "category", "choices": sorted(choices.index)}
+    return feature | {"open": True} if is_open else feature
 
 
 def find_layout(texts: pd.Series, counts: pd.Series, notes: list[str]) -> str | None:
@@ -802,10 +786,10 @@ def find_layout(texts: pd.Series, counts: pd.Series, notes: list[str]) -> str | 
 
     def share(layout: str, counts: pd.Series) -> float:
         is_date = [read_date(text, layout) is not None for text in counts.index]
-        return counts[is_date].sum() / counts.sum()
+        return counts[is_date].sum() / max(1, counts.sum())
 
     some = counts[counts.index.str.contains(r"\d")].head(20).clip(upper=1)  # no words for a gap
-    likely = [each for each in (ISO, *LAYOUTS.split()) if len(some) and share(each, some) > 0.5]
+    likely = [each for each in (ISO, *LAYOUTS.split()) if share(each, some) > 0.5]
     if ISO in likely and share(ISO, counts) == 1:  # the others would read it too
         return ISO
     if counts.index.str.contains(".", regex=False).any():  # only the day stands before a point
@@ -815,16 +799,13 @@ def find_layout(texts: pd.Series, counts: pd.Series, notes: list[str]) -> str | 
     if shares.get(best, 0) < MOSTLY:
         return None
     swapped = swap_day(best)
-    if swapped != best and shares.get(swapped) == shares[best]:
-        days = {
-            each: texts.map(lambda text, each=each: read_date(text, each))
-            for each in (best, swapped)
-        }
-        if is_in_order(days[swapped].to_numpy(float)):  # so the rows tell
-            return swapped
-        if not is_in_order(days[best].to_numpy(float)):
-            words = "day first" if best.startswith("%d") else "month first"
-            notes.append(f"'{counts.index[0]}' in '{texts.name}' is read as a date, {words}")
+    if swapped == best or shares.get(swapped) != shares[best]:
+        return best
+    for layout in (swapped, best):  # the order of the rows may tell
+        if is_in_order(texts.map(partial(read_date, layout=layout)).to_numpy(float)):
+            return layout
+    words = "day first" if best.startswith("%d") else "month first"
+    notes.append(f"'{counts.index[0]}' in '{texts.name}' is read as a date, {words}")
     return best
 
 
@@ -852,9 +833,6 @@ def add_range(feature: dict, column: np.ndarray, notes: list[str]) -> None:
         ends = np.percentile(values, [0, 50, 100], method="lower")
         for key, value in zip(("minimum", "default", "maximum"), ends):
             feature[key] = decode(feature, value)
-        if feature["type"] == "date" and feature["maximum"] > str(date.today() + timedelta(3650)):
-            note = f"'{feature['name']}' goes to {feature['maximum']}: is the century right?"
-            notes.append(note)
     feature["counts"] = counts.tolist()  # of each choice, or in equal steps through the range
 
 
@@ -874,10 +852,10 @@ def sketch(feature: dict) -> str:
     what = ", ".join(feature.get("choices", []))[:60]
     if "open" in feature:
         kind, what = "open category", f"{what}... ({len(feature['choices'])}, and others)"
-    if "minimum" in feature:
-        ends = [feature["minimum"], feature["maximum"]]
-        ends = map(show, ends) if feature["type"] == "number" else ends
-        what = f"{' to '.join(ends)} {feature.get('unit', '')}"
+    if feature["type"] == "date":
+        what = f"{feature['minimum']} to {feature['maximum']}"
+    elif feature["type"] == "number":
+        what = f"{show(feature['minimum'])} to {show(feature['maximum'])} {feature.get('unit', '')}"
     gaps = f"   {feature['missing']:,} gaps" if feature["missing"] else ""
     return f"{kind:13}  {what.strip()}{gaps}"
 
