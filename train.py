@@ -37,8 +37,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import joblib
 import numpy as np
 import pandas as pd
-from pandas.api.extensions import take
-from pandas.api.types import is_datetime64_any_dtype, is_integer_dtype, is_numeric_dtype
+from pandas.api.types import is_integer_dtype, is_numeric_dtype
 from pandas.tseries.api import guess_datetime_format
 from sklearn import metrics
 from sklearn.base import BaseEstimator, clone, is_classifier
@@ -124,21 +123,16 @@ def prepare(path: str | None = None, model: str = "", before: Any = None, **opti
         told["task"] = "classification" if hasattr(given, "predict_proba") else "regression"
     card = start_card(find_column(told.get("target"), table), about, told, notes)
     card["decimal"] = told.get("decimal") or find_decimal(table, separator, notes)
-    target = read_target(table, card)
+    target, table = read_target(table, card)
     y, rows = np.array(target.tolist()), target.index
     if before:
         before["X"] = encode(table.loc[rows], before["card"])[0]
     groups = table.loc[rows, find_column(told["group"], table)] if "group" in told else None
     card["frame"] = partial(read_as_pandas, content, separator, rows, card)
-    if given is None:
-        X = read_features(table, rows, card, describe_column)
+    if model:
+        X = read_given(given, table, target, card)
     else:
-        given, frame, names = wrap_given(given, card["frame"](), list(table), y, card)
-        table = table[[*names, *table.columns.drop(names)]]
-        X = read_features(table, rows, card, partial(describe_given, given, frame, names))
-        given.columns = learn_columns(frame, names, X, card)
-        check_answers(given, frame, X, rows, card)
-        card["given"] = given
+        X = read_features(table, rows, card, describe_column)
     return X, y, make_folds(X, y, groups, card), card
 
 
@@ -601,8 +595,9 @@ MAX_GUESSED_CLASSES = 10  # different whole numbers in the target; more are a qu
 FEW_CHOICES = 20  # so few are choices, and no identifier, also where most are numbers
 
 
-def read_target(table: pd.DataFrame, card: dict) -> pd.Series:
-    """Return the target of the rows that have it, float64 or labels as texts, and which they are."""
+def read_target(table: pd.DataFrame, card: dict) -> tuple[pd.Series, pd.DataFrame]:
+    """Return the target of the rows that have it, float64 or labels as texts; and the table without
+    rows whose target can't be read: perhaps they are no rows, but units."""
     name, told = card["target"], card["told"]
     cells = table[name].replace("", told.get("empty", ""))
     is_label = (cells == "+").sum() >= FOLDS  # then so is "-"
@@ -630,7 +625,6 @@ def read_target(table: pd.DataFrame, card: dict) -> pd.Series:
         if len(others) > 0.02 * len(known):
             words = f"{len(others):,} of {len(known):,} rows are left out, as '{name}' is {why}"
             card["notes"].insert(0, f"{words} ({some[0]}): is that right?")
-        table.drop(index=others.index, inplace=True)  # perhaps they are no rows, but units
 
     different = y.nunique()
     if different == 1:
@@ -641,7 +635,7 @@ def read_target(table: pd.DataFrame, card: dict) -> pd.Series:
         raise Refusal(f"{words}, not 2 to {MAX_CLASSES}: is --target or --task another?")
     if len(y) < MIN_ROWS:
         raise Refusal(f"{len(y)} usable rows: give {MIN_ROWS} or more where '{name}' is known")
-    return y
+    return y, table.drop(index=others.index)
 
 
 def spell_alike(texts: pd.Series) -> pd.Series:
@@ -869,25 +863,23 @@ class DataFrameEstimator(BaseEstimator):
 
     def __init__(self, estimator, columns=None, labels=None):
         self.estimator = estimator
-        self.columns = columns  # see learn_columns(); main() does
+        self.columns = columns  # see learn_columns()
         self.labels = labels  # the estimator's own, by the card's
 
     def make_frame(self, X: np.ndarray) -> pd.DataFrame:
         frame = {}
-        for name, dtype, place, choices, gap, layout in self.columns:
-            values = np.full(len(X), np.nan) if place is None else X[:, place]
-            is_gap = np.isnan(values)
-            if choices is not None:
-                codes = np.where(is_gap, -1, values).astype(int)
-                values = take(choices, codes, allow_fill=True, fill_value=gap)
-            elif layout is not None:
-                moments = pd.Series(pd.to_datetime((values * 86_400_000).round(), unit="ms"))
-                moments = moments.dt.strftime(layout) if layout else moments
-                values = moments.mask(is_gap, gap).astype(dtype)
-            elif is_integer_dtype(dtype) and not is_gap.any() and not (values % 1).any():
+        for key, dtype, place, cells, layout in self.columns:
+            values = pd.Series(np.nan if place is None else X[:, place], range(len(X)))
+            if layout:
+                moments = pd.to_datetime((values * 86_400_000).round(), unit="ms")
+                gap = cells.get(np.nan)
+                values = moments.dt.strftime(layout).mask(values.isna(), gap).astype(dtype)
+            elif cells is not None:
+                values = values.map(cells)
+            elif is_integer_dtype(dtype) and not (values % 1 != 0).any():
                 values = values.astype(dtype)
-            frame[name] = values
-        return pd.DataFrame(frame, copy=False)
+            frame[key] = values
+        return pd.DataFrame(frame)
 
     def ask(self, method: str, frame: pd.DataFrame) -> np.ndarray:
         """Return the estimator's answers; one without names was fitted to an array."""
@@ -932,32 +924,27 @@ def read_as_pandas(content: bytes, separator: str, rows: pd.Index, card: dict) -
         raise Refusal(f"pandas.read_csv can't read the table: {in_one_line(error)}") from None
 
 
-def learn_columns(frame: pd.DataFrame, names: list[str], X: np.ndarray, card: dict) -> list[tuple]:
-    """Return for each column its key, its dtype, the place of its feature in the array, what
-    stands for each choice, what for a gap, and how a date is written ("": it is parsed).
+def learn_columns(frame: pd.DataFrame, key_of: dict, X: np.ndarray, card: dict) -> list[tuple]:
+    """Return for each column its key, its dtype, the place of its feature in the array (None: the
+    model does without), the cell that stands for each value there, and how a date is written.
 
-    Each is taken from the first row that has it: so nothing is guessed about pandas.
+    Each cell is from the first row that has it: so nothing is guessed about pandas.
     """
     places = {feature["name"]: place for place, feature in enumerate(card["features"])}
     columns = []
-    for name, (key, column) in zip(names, frame.items()):
-        place, choices, gap, layout = places.get(name), None, np.nan, None
-        if place is None:
-            choices = column[:0].values  # the model does not look at it
-        else:
-            feature, values = card["features"][place], X[:, place]
-            different, rows = np.unique(values, return_index=True)  # a gap is the last
-            gap = column[rows[-1]] if np.isnan(different[-1]) else np.nan
-            if feature["type"] == "date":
-                is_parsed, first = is_datetime64_any_dtype(column.dtype), str(column[rows[0]])
+    for name, key in key_of.items():
+        column = frame[key]
+        place, cells, layout = places.get(name), column[:0], None
+        if place is not None:
+            feature = card["features"][place]
+            different, rows = np.unique(X[:, place], return_index=True)  # a gap is the last
+            cells = column[rows].set_axis(different)
+            if feature["type"] == "number":
+                cells = None  # the value itself
+            elif feature["type"] == "date":
                 day_first = feature["format"].startswith("%d")
-                layout = guess_datetime_format(first, day_first) or "%Y-%m-%d"
-                layout = "" if is_parsed else layout
-            elif feature["type"] != "number":
-                row_of = dict(zip(different.tolist(), rows.tolist()))
-                codes = range(len(feature["counts"]))
-                choices = column.reindex([row_of.get(code, -1) for code in codes]).values
-        columns.append((key, column.dtype, place, choices, gap, layout))
+                layout = guess_datetime_format(str(cells.iloc[0]), day_first) or "%Y-%m-%d"
+        columns.append((key, column.dtype, place, cells, layout))
     return columns
 
 
@@ -1009,62 +996,49 @@ def in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def wrap_given(
-    model: BaseEstimator, frame: pd.DataFrame, names: list[str], y: np.ndarray, card: dict
-) -> tuple[DataFrameEstimator, pd.DataFrame, list[str]]:
-    """Return the model, wrapped; the columns that it takes as pandas.read_csv has them, in the
-    model's order; and their names. Raises Refusal where the table is not the model's."""
-    name_of = dict(zip(frame, names))
-    target = frame.pop(frame.columns[names.index(card["target"])])
+def read_given(model: BaseEstimator, table: pd.DataFrame, y: pd.Series, card: dict) -> np.ndarray:
+    """Do what read_features() does, for the columns that a model takes and in its order; put the
+    model on the card, wrapped. Raises Refusal where the table is not the model's."""
+    frame = card["frame"]()
+    name_of = dict(zip(frame, table))  # pandas has a.1 for a (2)
+    target = frame.pop(frame.columns[table.columns.get_loc(card["target"])])
     keys, width = list(getattr(model, "feature_names_in_", [])), getattr(model, "n_features_in_", 0)
-    absent = [key for key in keys if key not in frame]
-    if absent:
-        nearest = difflib.get_close_matches(str(absent[0]), frame, n=1, cutoff=0)[0]
-        words = f"the model needs column '{absent[0]}', which the table has not"
-        raise Refusal(f"{words}: is it '{nearest}'?")
     if not keys and width not in (0, frame.shape[1]):
         words = f"the model takes {width} columns, without names"
         raise Refusal(f"{words}: the table has {frame.shape[1]} beside its target")
-    given, frame = DataFrameEstimator(model), frame[keys or list(frame)]
+    frame = frame[[find_column(key, frame) for key in keys or frame]]
+    key_of = {name_of[key]: key for key in frame}
+    given = DataFrameEstimator(model)
     given.estimator_ = model
-    card["estimator"] = type(model.steps[-1][1] if hasattr(model, "steps") else model).__name__
     if "classes" in card:
         given.labels = match_labels(model, target, y, card)
     try:
         answers_of(given, frame)
     except Exception as error:  # noqa: BLE001 an estimator may raise anything
-        frame = parse_dates(frame)  # as the notebook may have done
-        try:
-            answers_of(given, frame)
-        except Exception:  # noqa: BLE001
-            words = f"the model can't answer for this table ({in_one_line(error)})"
-            raise Refusal(f"{words}: it gets the columns as pandas.read_csv has them") from None
-    return given, frame, [name_of[key] for key in frame]
+        words = f"the model can't answer for this table ({in_one_line(error)})"
+        raise Refusal(f"{words}: it gets the columns as pandas.read_csv has them") from None
+    table = table[[*key_of, *table.columns.drop([*key_of])]]
+    X = read_features(table, y.index, card, partial(describe_given, given, frame, key_of))
+    given.columns = learn_columns(frame, key_of, X, card)
+    check_answers(given, frame, X, y.index, card)
+    card["given"] = given
+    return X
 
 
-def parse_dates(frame: pd.DataFrame) -> pd.DataFrame:
-    parsed = frame.copy()
-    for key, texts in frame.select_dtypes("str").items():
-        if find_layout(texts.dropna(), texts.value_counts(), []):
-            parsed[key] = pd.to_datetime(texts)
-    return parsed
-
-
-def match_labels(model: BaseEstimator, target: pd.Series, y: np.ndarray, card: dict) -> dict:
+def match_labels(model: BaseEstimator, target: pd.Series, y: pd.Series, card: dict) -> dict:
     """Return the model's label for each of the card's: as pandas.read_csv has it, as the text, or
     as LabelEncoder numbers them. Raises Refusal for other labels."""
     theirs, texts = np.ravel(getattr(model, "classes_", [])).tolist(), card["classes"]
-    as_read = {text: target[np.flatnonzero(y == text)[0]] for text in texts}
+    as_read = dict(zip(y, target.tolist()))
     order = sorted(texts, key=as_read.get if is_numeric_dtype(target.dtype) else None)
-    as_encoded = {text: order.index(text) for text in texts}
+    as_encoded = {text: place for place, text in enumerate(order)}
     for labels in (as_read, dict(zip(texts, texts)), as_encoded):
         if len(theirs) == len(texts) and set(labels.values()) == set(theirs):
             if labels is as_encoded:
-                words = ", ".join(f"{place} is '{text}'" for place, text in enumerate(order))
-                card["notes"].append(
-                    f"the model's labels are read in LabelEncoder's order: {words}"
-                )
-            return labels
+                words = ", ".join(f"{place} is '{text}'" for text, place in as_encoded.items())
+                note = f"the model's labels are read in LabelEncoder's order: {words}"
+                card["notes"].append(note)
+            return {text: labels[text] for text in texts}
     raise Refusal(f"the model's labels are {theirs}, those of '{card['target']}' {texts}")
 
 
@@ -1075,13 +1049,14 @@ def answers_of(given: DataFrameEstimator, frame: pd.DataFrame) -> np.ndarray:
 
 
 def describe_given(
-    given: DataFrameEstimator, frame: pd.DataFrame, names: list[str], texts: pd.Series, card: dict
+    given: DataFrameEstimator, frame: pd.DataFrame, key_of: dict, texts: pd.Series, card: dict
 ) -> dict | str:
     """Return a feature's type: a number, or a category of all its texts, where describe_column()
     would lose something. What it would leave out is, if the model does without."""
-    if texts.name not in names:
+    if texts.name not in key_of:
         return "the model doesn't take it"
-    key, found = frame.columns[names.index(texts.name)], describe_column(texts, card)
+    key, found = key_of[texts.name], describe_column(texts, card)
+    is_numeric = is_numeric_dtype(frame[key].dtype)
     if isinstance(found, str):
         gaps = frame.assign(**{key: frame[key].where(np.zeros(len(frame), bool))})
         try:
@@ -1091,11 +1066,10 @@ def describe_given(
             pass
         if found in ("empty", "free text"):
             raise Refusal(f"the model needs column '{texts.name}', which is {found}")
-    elif found["type"] in ("boolean", "date") and not is_numeric_dtype(frame[key].dtype):
+    elif found["type"] in ("boolean", "date") and not is_numeric:
         return found
     choices = sorted(set(texts) - MISSING)
-    is_number = all(read_number(text, card["decimal"]) is not None for text in choices)
-    if is_number and is_numeric_dtype(frame[key].dtype):
+    if is_numeric and all(read_number(text, card["decimal"]) is not None for text in choices):
         return {"type": "number"}
     return {"type": "category", "choices": choices}
 
@@ -1316,7 +1290,7 @@ IMPORTANCE_ROWS = 500  # of each fold, drawn at random: enough to rank the featu
 def find_models(X: np.ndarray, card: dict) -> dict[str, BaseEstimator]:
     """Return the given model, or the candidates of build_model(), by name; raises Refusal for what
     can't be saved, before anything is fitted."""
-    frame, given = card.pop("frame"), card.pop("given", None)
+    read_frame, given = card.pop("frame"), card.pop("given", None)
     if given is not None:
         words = "models like the one that is served"
         try:
@@ -1326,13 +1300,18 @@ def find_models(X: np.ndarray, card: dict) -> dict[str, BaseEstimator]:
             words = "the very model that is served, which may have seen these rows"
             card["notes"].insert(0, f"the scores are of {words} ({in_one_line(error)})")
         card["measured"] += f", {words}"
-        return {card["estimator"]: given}
+        last = (
+            given.estimator_.steps[-1][1]
+            if hasattr(given.estimator_, "steps")
+            else given.estimator_
+        )
+        return {type(last).__name__: given}
     models = build_model(card)
     models = models if isinstance(models, dict) else {type(models).__name__: models}
     for name, model in models.items():
         if isinstance(model, DataFrameEstimator):
-            names = [feature["name"] for feature in card["features"]]
-            model.columns = learn_columns(frame()[names], names, X, card)
+            frame, names = read_frame(), [feature["name"] for feature in card["features"]]
+            model.columns = learn_columns(frame, dict(zip(names, names)), X, card)
         try:
             pickle.dumps(model)
         except Exception as error:  # noqa: BLE001 an estimator may raise anything
