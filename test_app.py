@@ -1022,8 +1022,6 @@ HALF = np.arange(60) // 2
     # a name alone is no proof, and a column may be missing
     ({"time": np.arange(100) ** 2 // 9, "b": B, "y": B + NOISE[2]}, []),
     ({"t": 1.6e9 + 7 * np.arange(100) ** 2, "b": B, "y": B + NOISE[2]}, ["in order of time, by 't'"]),
-    ({"year": 2000 + np.arange(100) // 12, "month": np.arange(100) % 12 + 1, "y": B + NOISE[2]},
-     ["in order of time, by 'year' and 'month'", "dummy"]),
     ({"a": np.where(np.arange(100) % 20, A, -999), "b": B, "y": sum(NOISE)},
      ["-999 in 'a' comes 5 times, far from all others: is it a gap?"]),
     ({"a": A, "b": B, "y": np.where(np.arange(100) < 99, A + B, 5e4)},

@@ -355,6 +355,7 @@ def leave_out(card: dict, reason: str, **what: str | int) -> None:
 
 MAX_NUMBER = 1e30  # the square of a larger one overflows inside many estimators
 SWAPPED = str.maketrans(".,", ",.")
+SWAPPED_DAY = str.maketrans("dm", "md")  # of a layout
 PLAIN = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?", re.ASCII)
 NUMBER = re.compile(  # < ( US$ - 1,234.5 e6 mi. - )
     r"[<>~]?=? ?([-+(]?)(US\$|Rs\.? ?|[$€£¥₹] ?|[A-Z]{3} |)(-?)"
@@ -445,10 +446,11 @@ def find_unit(counts: pd.Series, mark: str) -> str:
         if not PLAIN.fullmatch(text):
             units[(split_number(text, mark) or ("", ""))[1]] += times
     del units[""]
-    unit, times = units.most_common(1)[0] if units else ("", 0)
-    least = MOSTLY if unit == "%" else 0.5  # some per cents beside fractions are no unit
-    is_unit = times >= least * counts.sum() or unit in "$€£¥₹"
-    return unit if is_unit else ""
+    for unit, times in units.most_common(1):
+        least = MOSTLY if unit == "%" else 0.5  # some per cents beside fractions are no unit
+        if times >= least * counts.sum() or unit in "$€£¥₹":
+            return unit
+    return ""
 
 
 ISO = "ISO 8601"
@@ -466,17 +468,8 @@ def read_date(text: str, layout: str = ISO) -> float | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        parts = DATE.fullmatch(text)
-        if layout == ISO or not parts:
-            return None
-        day, clock, hour, minute, second, half, zone = parts.groups()
         try:
-            iso = find_day(day.lower(), layout)
-            if clock:
-                hour = int(hour) % 12 + 12 * (half in "Pp") if half else int(hour)
-                zone = "Z" if zone in ("UTC", "GMT") else zone
-                iso += f"T{hour:02}:{minute}{second or ''}{zone}"
-            moment = datetime.fromisoformat(iso)
+            moment = datetime.fromisoformat(spell_iso(text, layout))
         except ValueError:
             return None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -484,24 +477,29 @@ def read_date(text: str, layout: str = ISO) -> float | None:
     return days if FIRST_DAY <= days < LAST_DAY + 1 else None
 
 
-def find_day(text: str, layout: str) -> str:
-    """Return a day in ISO 8601, of "fri, 5. januar 2024" or 2024q2, say; raises ValueError."""
-
-    def spell_word(word: re.Match) -> str:
-        month = GERMAN.get(word[0][:3], word[0][:3])
-        return f"-{month}-" if month in MONTHS else "-"  # a day of the week
-
-    if quarter := re.fullmatch(r"(\d{4})\W?q([1-4])", text):
-        text = f"{quarter[1]}-{3 * int(quarter[2]) - 2:02}"
-    text = re.sub(r"[\W_]+", "-", re.sub(r"[^\W\d_]+", spell_word, text)).strip("-")
-    if re.search(r"\D\d\d$", text) and layout != "%m-%Y":  # the year has two digits
+def spell_iso(text: str, layout: str) -> str:
+    """Return in ISO 8601 what is "Fri, 5. Januar 2024 6:00 PM", or 2024Q2; raises ValueError."""
+    parts = DATE.fullmatch(text)
+    if layout == ISO or not parts:
+        raise ValueError(text)
+    day, clock, hour, minute, second, half, zone = parts.groups()
+    day = day.lower()
+    if quarter := re.fullmatch(r"(\d{4})\W?q([1-4])", day):
+        day = f"{quarter[1]}-{3 * int(quarter[2]) - 2:02}"
+    words = []
+    for word in re.findall(r"\d+|[^\W\d_]+", day):
+        word = word if word.isdecimal() else GERMAN.get(word[:3], word[:3])
+        if word.isdecimal() or word in MONTHS:  # else a day of the week
+            words.append(word)
+    day = "-".join(words)
+    if re.search(r"\D\d\d$", day) and layout != "%m-%Y":  # the year has two digits
         layout = layout.replace("-%Y", "-%y")
-    return datetime.strptime(text, layout).date().isoformat()
-
-
-def swap_day(layout: str) -> str:
-    """Return the layout with day and month the other way round."""
-    return layout.translate({100: "m", 109: "d"}) if "%d" in layout else layout
+    iso = datetime.strptime(day, layout).date().isoformat()
+    if clock:
+        hour = int(hour) % 12 + 12 * (half in "Pp") if half else int(hour)
+        zone = "Z" if zone in ("UTC", "GMT") else zone
+        iso += f"T{hour:02}:{minute}{second or ''}{zone}"
+    return iso
 
 
 Columns = Mapping[str, Sequence[str]]  # texts by the column's name
@@ -575,14 +573,14 @@ def check_file(columns: Columns, card: dict) -> None:
             expected = feature.get("decimal", card["decimal"])
             mark, unclear = find_mark(different, expected)
             if unclear and mark != expected:
-                words = f"have another decimal mark than '{expected}'"
+                words = f"another decimal mark than '{expected}'"
         elif feature["type"] == "date" and "%d" in feature["format"]:
             layout = find_layout(texts, different.value_counts(), [])
-            if layout == swap_day(feature["format"]):
-                words = "have day and month the other way round"
+            if layout == feature["format"].translate(SWAPPED_DAY):
+                words = "day and month the other way round"
         if words:
-            advice = "write them as the table was that the model is trained on"
-            raise Refusal(f"the cells of '{feature['name']}' seem to {words}: {advice}")
+            words = f"the cells of '{feature['name']}' seem to have {words}"
+            raise Refusal(f"{words}: write them as the table was that the model is trained on")
 
 
 # the target
@@ -605,9 +603,8 @@ def read_target(table: pd.DataFrame, card: dict) -> tuple[pd.Series, pd.DataFram
     counts = known.value_counts()
     mark = told.get("decimal") or find_mark(counts.index[:1000], card["decimal"])[0]
     unit = find_unit(counts, mark)
-    numbers = known.map(partial(read_number, decimal=mark, unit=unit)).astype(float).dropna()
-    card["task"] = told.get("task") or guess_task(numbers, len(known))
-    y, why = numbers, "no number"
+    y = known.map(partial(read_number, decimal=mark, unit=unit)).astype(float).dropna()
+    card["task"], why = told.get("task") or guess_task(y, len(known)), "no number"
     if card["task"] == "classification":
         known = spell_alike(known)
         y, why = known[known.map(known.value_counts()) >= FOLDS], f"in fewer than {FOLDS} rows"
@@ -792,7 +789,7 @@ def find_layout(texts: pd.Series, counts: pd.Series, notes: list[str]) -> str | 
     best = max(shares, key=shares.get, default="")
     if shares.get(best, 0) < MOSTLY:
         return None
-    swapped = swap_day(best)
+    swapped = best.translate(SWAPPED_DAY)
     if swapped == best or shares.get(swapped) != shares[best]:
         return best
     for layout in (swapped, best):  # the order of the rows may tell
@@ -812,46 +809,39 @@ def is_in_order(values: np.ndarray) -> bool:
 
 def add_range(feature: dict, column: np.ndarray, notes: list[str]) -> None:
     """Add what the values tell: gaps, the default, how often what occurs, and of numbers and dates
-    the range."""
+    the range. Note a value that comes often and lies far from all others, as -999 does for a gap.
+    """
     values = column[~np.isnan(column)]
     feature["missing"] = len(column) - len(values)  # rows
     if feature["type"] in ("category", "boolean"):
         places = len(feature.get("choices", [False, True])) + feature.get("open", False)
         counts = np.bincount(values.astype(int), minlength=places)
         feature["default"] = decode(feature, counts.argmax())
-    else:
-        counts = np.histogram(values - values.min(), bins=20)[0]
-        if feature["type"] == "number":
-            feature["integer"] = bool((values % 1 == 0).all() and abs(values).max() < 2**53)
-            note_far_value(feature["name"], values, notes)
-        ends = np.percentile(values, [0, 50, 100], method="lower")
-        for key, value in zip(("minimum", "default", "maximum"), ends):
-            feature[key] = decode(feature, value)
-    feature["counts"] = counts.tolist()  # of each choice, or in equal steps through the range
-
-
-def note_far_value(name: str, values: np.ndarray, notes: list[str]) -> None:
-    """Note a value that comes often and lies far from all others, as -999 does for a gap."""
+        feature["counts"] = counts.tolist()  # of each choice
+        return
+    feature["counts"] = np.histogram(values - values.min(), bins=20)[0].tolist()
+    if feature["type"] == "number":
+        feature["integer"] = bool((values % 1 == 0).all() and abs(values).max() < 2**53)
+    ends = np.percentile(values, [0, 50, 100], method="lower")
+    for key, value in zip(("minimum", "default", "maximum"), ends):
+        feature[key] = decode(feature, value)
     different, times = np.unique(values, return_counts=True)
     for end, others in ((0, different[1:]), (-1, different[:-1])):
         is_often = times[end] >= max(FOLDS, 0.005 * len(values)) and len(others) >= FEW_CHOICES
         if is_often and min(abs(others - different[end])) > np.ptp(others):
             words = f"comes {times[end]:,} times, far from all others: is it a gap?"
-            notes.append(f"{show(different[end])} in '{name}' {words}")
+            notes.append(f"{show(different[end])} in '{feature['name']}' {words}")
 
 
 def sketch(feature: dict) -> str:
     """Return in one line what a feature is."""
     kind = "whole number" if feature.get("integer") else feature["type"]
+    kind = f"open {kind}" if "open" in feature else kind
     what = ", ".join(feature.get("choices", []))[:60]
-    if "open" in feature:
-        kind, what = "open category", f"{what}... ({len(feature['choices'])}, and others)"
-    if feature["type"] == "date":
-        what = f"{feature['minimum']} to {feature['maximum']}"
-    elif feature["type"] == "number":
-        what = f"{show(feature['minimum'])} to {show(feature['maximum'])} {feature.get('unit', '')}"
+    if "minimum" in feature:
+        what = f"{feature['minimum']} to {feature['maximum']} {feature.get('unit', '')}".strip()
     gaps = f"   {feature['missing']:,} gaps" if feature["missing"] else ""
-    return f"{kind:13}  {what.strip()}{gaps}"
+    return f"{kind:13}  {what}{gaps}"
 
 
 # a model of DataFrames: the array becomes again what pandas.read_csv has made of the table
@@ -952,29 +942,28 @@ def learn_columns(frame: pd.DataFrame, key_of: dict, X: np.ndarray, card: dict) 
 
 
 def load_given(path: str) -> BaseEstimator:
-    """Return the fitted model in a file, ready to answer one row at a time, or refuse it."""
-    error = None
+    """Return the fitted model in a file, ready to answer one row at a time."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", InconsistentVersionWarning)
-            model = joblib.load(path)
-    except OSError as found:
-        error = f"can't be read ({found.strerror or found}): give a model's file"
-    except InconsistentVersionWarning as found:
-        then, now = found.original_sklearn_version, found.current_sklearn_version
-        error = f"was saved by scikit-learn {then}, this is {now}: pin {then} in requirements.txt"
-    except (AttributeError, ImportError) as found:
-        todo = "import it from a module beside train.py, prepare.py say, and save the model again"
-        error = f"needs what is not here ({in_one_line(found)}): {todo}"
-    except Exception as found:  # noqa: BLE001 a pickle may raise anything
-        error = f"is no file of joblib or pickle ({in_one_line(found)})"
+            model, problem = joblib.load(path), ""
+    except OSError as error:
+        problem = f"can't be read ({error.strerror or error})"
+    except InconsistentVersionWarning as error:
+        then, now = error.original_sklearn_version, error.current_sklearn_version
+        problem = f"was saved by scikit-learn {then}, this is {now}: pin {then} in requirements.txt"
+    except (AttributeError, ImportError) as error:
+        todo = "import it from a module beside train.py, and save the model again"
+        problem = f"needs what is not here ({in_one_line(error)}): {todo}"
+    except Exception as error:  # noqa: BLE001 a pickle may raise anything
+        problem = f"is no file of joblib or pickle ({in_one_line(error)})"
     else:
         if not hasattr(model, "predict"):
-            error = f"has a {type(model).__name__} in it: save the fitted model itself"
+            problem = f"has a {type(model).__name__} in it: save the fitted model itself"
         elif is_classifier(model) and not hasattr(model, "predict_proba"):
-            error = "has a classifier without predict_proba in it: use CalibratedClassifierCV"
-    if error:
-        raise Refusal(f"'{path}' {error}")
+            problem = "has a classifier without predict_proba in it: use CalibratedClassifierCV"
+    if problem:
+        raise Refusal(f"'{path}' {problem}")
     for estimator in walk(model):
         if getattr(estimator, "n_jobs", None) is not None:
             estimator.n_jobs = 1  # more make the answer for one row slower
@@ -998,7 +987,11 @@ def in_one_line(error: Exception) -> str:
 
 def read_given(model: BaseEstimator, table: pd.DataFrame, y: pd.Series, card: dict) -> np.ndarray:
     """Do what read_features() does, for the columns that a model takes and in its order; put the
-    model on the card, wrapped. Raises Refusal where the table is not the model's."""
+    model on the card, wrapped.
+
+    The answers for all rows are compared: from the array, and straight from pandas.read_csv.
+    Without this, what is served may be another model in silence.
+    """
     frame = card["frame"]()
     name_of = dict(zip(frame, table))  # pandas has a.1 for a (2)
     target = frame.pop(frame.columns[table.columns.get_loc(card["target"])])
@@ -1013,21 +1006,33 @@ def read_given(model: BaseEstimator, table: pd.DataFrame, y: pd.Series, card: di
     if "classes" in card:
         given.labels = match_labels(model, target, y, card)
     try:
-        answers_of(given, frame)
+        answers = answers_of(given, frame)
     except Exception as error:  # noqa: BLE001 an estimator may raise anything
         words = f"the model can't answer for this table ({in_one_line(error)})"
         raise Refusal(f"{words}: it gets the columns as pandas.read_csv has them") from None
     table = table[[*key_of, *table.columns.drop([*key_of])]]
     X = read_features(table, y.index, card, partial(describe_given, given, frame, key_of))
     given.columns = learn_columns(frame, key_of, X, card)
-    check_answers(given, frame, X, y.index, card)
+
+    made = given.make_frame(X)
+    close = np.isclose(answers_of(given, made), answers, rtol=1e-9, atol=1e-12, equal_nan=True)
+    same = close.all(axis=1)
+    words = f"same answers as from pandas.read_csv(): {same.sum():,} of {len(same):,} rows"
+    if not same.all():
+        row = int(same.argmin())
+        here, there = made.iloc[row].astype(str), frame.iloc[row].astype(str)
+        key = (here != there).idxmax()
+        which = f"row {y.index[row] + 1}, where '{key}' is '{here[key]}' instead of '{there[key]}'"
+        words = f"{words}; not of {which}"
+        card["notes"].insert(0, words)
+    print(words)
     card["given"] = given
     return X
 
 
 def match_labels(model: BaseEstimator, target: pd.Series, y: pd.Series, card: dict) -> dict:
     """Return the model's label for each of the card's: as pandas.read_csv has it, as the text, or
-    as LabelEncoder numbers them. Raises Refusal for other labels."""
+    as LabelEncoder numbers them."""
     theirs, texts = np.ravel(getattr(model, "classes_", [])).tolist(), card["classes"]
     as_read = dict(zip(y, target.tolist()))
     order = sorted(texts, key=as_read.get if is_numeric_dtype(target.dtype) else None)
@@ -1036,8 +1041,7 @@ def match_labels(model: BaseEstimator, target: pd.Series, y: pd.Series, card: di
         if len(theirs) == len(texts) and set(labels.values()) == set(theirs):
             if labels is as_encoded:
                 words = ", ".join(f"{place} is '{text}'" for text, place in as_encoded.items())
-                note = f"the model's labels are read in LabelEncoder's order: {words}"
-                card["notes"].append(note)
+                card["notes"].append(f"the model's labels are in LabelEncoder's order: {words}")
             return {text: labels[text] for text in texts}
     raise Refusal(f"the model's labels are {theirs}, those of '{card['target']}' {texts}")
 
@@ -1072,25 +1076,6 @@ def describe_given(
     if is_numeric and all(read_number(text, card["decimal"]) is not None for text in choices):
         return {"type": "number"}
     return {"type": "category", "choices": choices}
-
-
-def check_answers(
-    given: DataFrameEstimator, frame: pd.DataFrame, X: np.ndarray, rows: pd.Index, card: dict
-) -> None:
-    """Compare the answers for all rows: from the array, and straight from pandas.read_csv. Without
-    this, what is served may be another model in silence."""
-    made = given.make_frame(X)
-    pair = answers_of(given, made), answers_of(given, frame)
-    same = np.isclose(*pair, rtol=1e-9, atol=1e-12, equal_nan=True).all(axis=1)
-    words = f"same answers as from pandas.read_csv(): {same.sum():,} of {len(same):,} rows"
-    if not same.all():
-        first = int(same.argmin())
-        cells = made.iloc[first].astype(str), frame.iloc[first].astype(str)
-        key = (cells[0] != cells[1]).idxmax()
-        words += f"; not of row {rows[first] + 1}, where '{key}' is '{cells[0][key]}' instead of"
-        words += f" '{cells[1][key]}'"
-        card["notes"].insert(0, words)
-    print(words)
 
 
 # the models
@@ -1134,24 +1119,25 @@ def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
         Boosting = HistGradientBoostingRegressor
 
     # boosting takes gaps as they are; the quick one the places of choices as numbers, the slow one
-    # as what they are, for 1 to 2 ms a call
-    rounds = max(10, 2000 // classes)  # at most: each fits a tree for each class
+    # as what they are, for 1 to 2 ms a call, and stops by a tenth of the rows, if all classes are
+    # in them; each round fits a tree for each class
+    rounds = max(10, 2000 // classes)
     quick = {"max_iter": min(75, rounds), "max_leaf_nodes": 15, "learning_rate": 0.13}
     slow = {"max_iter": min(400, rounds), "learning_rate": 0.06, "n_iter_no_change": 20}
     several = [len(feature.get("choices", [])) > 2 for feature in features]
     slow["categorical_features"] = np.flatnonzero(several)
-    candidates = {"gradient boosting": quick, "slow gradient boosting": slow}
+    slow["early_stopping"] = card["rows"] > 20 * classes
+    boosting = {
+        "gradient boosting": Boosting(random_state=0, early_stopping=False, **quick),
+        "slow gradient boosting": Boosting(random_state=0, **slow),
+    }
+    if len(dates):
+        parts = (FunctionTransformer(calendar_parts), dates)
+        columns = make_column_transformer(("passthrough", np.arange(len(features))), parts)
+        boosting = {key: make_pipeline(columns, model) for key, model in boosting.items()}
     if work(card) > SLOW_WORK:
-        del candidates["slow gradient boosting"]
-    for key, options in candidates.items():
-        # it stops by a tenth of the rows, which needs some of each class
-        stops = options is slow and card["rows"] > 20 * classes
-        candidates[key] = Boosting(random_state=0, early_stopping=stops, **options)
-        if len(dates):
-            parts = (FunctionTransformer(calendar_parts), dates)
-            columns = make_column_transformer(("passthrough", np.arange(len(features))), parts)
-            candidates[key] = make_pipeline(columns, candidates[key])
-    return {name: make_pipeline(inputs, linear), **candidates}
+        del boosting["slow gradient boosting"]
+    return {name: make_pipeline(inputs, linear), **boosting}
 
 
 def work(card: dict) -> int:
@@ -1168,19 +1154,19 @@ def has_telling_gaps(feature: dict) -> bool:
 def make_one_hot(features: list[dict]) -> tuple[BaseEstimator, list[int]]:
     """Return what gives each choice, and each of a few whole numbers (they are often codes), a
     column of 0 and 1, and the columns that it takes: a feature's once for each of its values."""
-    values: dict[int, list[int]] = {}  # of the feature at this place
+    values, columns, codes = {}, [], []
     for place, feature in enumerate(features):
         if "choices" in feature:
             values[place] = list(range(len(feature["choices"])))
         elif feature.get("integer") and feature["maximum"] - feature["minimum"] < MAX_CODES:
             values[place] = list(range(feature["minimum"], feature["maximum"] + 1))
-    columns = [place for place in values for _ in values[place]]
+        codes += values.get(place, [])
+        columns += [place] * len(values.get(place, []))
     rows = sum(features[0]["counts"]) + features[0]["missing"]
     if rows * len(columns) > MAX_DENSE:
         return OneHotEncoder(categories=[*values.values()], handle_unknown="ignore"), [*values]
     # OneHotEncoder takes 0.1 ms a feature, also for one row; numpy's function does the same
-    codes = np.array([code for place in values for code in values[place]])
-    return FunctionTransformer(partial(np.equal, codes)), columns
+    return FunctionTransformer(partial(np.equal, np.array(codes))), columns
 
 
 def calendar_parts(days: np.ndarray) -> np.ndarray:
@@ -1204,26 +1190,26 @@ MAX_REPEATS = 10  # of one row; more are no accident, but all the combinations t
 
 def make_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dict) -> Folds:
     """Return pairs of rows to fit to and rows to test on; of a large table one is enough."""
-    order, folds, words = None, [], "shuffled"
-    if groups is not None:
-        words = f"by whole groups of '{groups.name}'"
-    else:
-        order = find_order(X, card)
+    is_large, classes = work(card) > LARGE_WORK, card.get("classes", [])
+    order = find_order(X, card) if groups is None else None
+    folds, words = None, "shuffled" if groups is None else f"by whole groups of '{groups.name}'"
     if order is not None:
         folds = [(order[fit], order[test]) for fit, test in TimeSeriesSplit(FOLDS).split(X)]
-        folds, words = folds[-1:] if work(card) > LARGE_WORK else folds, "later rows only"
+        folds = folds[-1:] if is_large else folds
         # each class needs rows that all folds learn from, and rows that one tests
         tested = np.concatenate([test for _, test in folds])
-        different = min(len(np.unique(y[part])) for part in (folds[0][0], tested))
-        if different < len(card.get("classes", [])):
+        if min(len(set(y[folds[0][0]])), len(set(y[tested]))) < len(classes):
             card["notes"].append("but not every class has early and late rows: measured on any")
-            folds, words = [], "shuffled"
-    folds = folds or shuffled_folds(X, y, groups, card)
+            folds = None
+    if folds:
+        words = "later rows only"
+    else:
+        folds = shuffled_folds(X, y, groups, card)
     card["measured"] = f"{FOLDS} folds, {words}"
-    if work(card) > LARGE_WORK:
+    if is_large:
         fit, test = folds[-1]
         some = np.random.default_rng(0).permutation(fit)[:LARGE_WORK]
-        for label in card.get("classes", []):  # also rows of a rare one
+        for label in classes:  # also rows of a rare one
             some = np.union1d(some, fit[y[fit] == label][:FOLDS])
         folds, card["measured"] = [(some, test)], f"{len(test):,} rows kept out, {words}"
     print(f"\nmeasured on {card['measured']}")
@@ -1234,25 +1220,15 @@ def find_order(X: np.ndarray, card: dict) -> np.ndarray | None:
     """Return the rows by their time if the table is in its order, or in the reverse; else None.
 
     A time is a date; a number called one that goes on in equal steps (a name alone is no proof);
-    seconds since 1970; a year, month and day in columns of their own.
+    or seconds since 1970.
     """
-    times, parts = {}, {}
     for feature, column in zip(card["features"], X.T):
         name, steps = feature["name"], np.diff(column)
         steps = steps[steps != 0]
         is_even = TIME.search(name) and len(steps) and np.allclose(steps, steps[0])
-        is_epoch = (
-            feature["type"] == "number" and 5e8 < np.nanmin(column) <= np.nanmax(column) < 3e9
-        )
-        if feature["type"] == "date" or is_even or is_epoch:
-            times[name] = column
-        if name.lower() in ("year", "month", "day"):
-            parts[name.lower()] = column
-    if len(parts) > 1 and "year" in parts:
-        weights = {"year": 372, "month": 31, "day": 1}
-        times["' and '".join(parts)] = sum(weights[part] * parts[part] for part in parts)
-    for name, column in times.items():
-        if is_in_order(column):
+        ends = np.nanmin(column), np.nanmax(column)
+        is_epoch = feature["type"] == "number" and 5e8 < ends[0] and ends[1] < 3e9
+        if (feature["type"] == "date" or is_even or is_epoch) and is_in_order(column):
             card["notes"].append(f"the rows are in order of time, by '{name}'")
             return np.argsort(column, kind="stable")
     return None
@@ -1288,8 +1264,8 @@ IMPORTANCE_ROWS = 500  # of each fold, drawn at random: enough to rank the featu
 
 
 def find_models(X: np.ndarray, card: dict) -> dict[str, BaseEstimator]:
-    """Return the given model, or the candidates of build_model(), by name; raises Refusal for what
-    can't be saved, before anything is fitted."""
+    """Return the given model, or the candidates of build_model(), by name; refuse what can't be
+    saved, before anything is fitted."""
     read_frame, given = card.pop("frame"), card.pop("given", None)
     if given is not None:
         words = "models like the one that is served"
@@ -1300,18 +1276,14 @@ def find_models(X: np.ndarray, card: dict) -> dict[str, BaseEstimator]:
             words = "the very model that is served, which may have seen these rows"
             card["notes"].insert(0, f"the scores are of {words} ({in_one_line(error)})")
         card["measured"] += f", {words}"
-        last = (
-            given.estimator_.steps[-1][1]
-            if hasattr(given.estimator_, "steps")
-            else given.estimator_
-        )
-        return {type(last).__name__: given}
+        steps = getattr(given.estimator_, "steps", [("", given.estimator_)])
+        return {type(steps[-1][1]).__name__: given}
     models = build_model(card)
     models = models if isinstance(models, dict) else {type(models).__name__: models}
     for name, model in models.items():
         if isinstance(model, DataFrameEstimator):
-            frame, names = read_frame(), [feature["name"] for feature in card["features"]]
-            model.columns = learn_columns(frame, dict(zip(names, names)), X, card)
+            names = {feature["name"]: feature["name"] for feature in card["features"]}
+            model.columns = learn_columns(read_frame(), names, X, card)
         try:
             pickle.dumps(model)
         except Exception as error:  # noqa: BLE001 an estimator may raise anything
@@ -1326,15 +1298,14 @@ def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
 
     A later model, which is slower, has to be better by more than luck: a gain in one row or two
     proves nothing. Where none is better than the dummy, which ignores the features, the dummy is
-    served: it is at least honest.
+    served: it is at least honest. A single one is kept, whatever it is worth.
     """
     dummy, method = DummyRegressor(), "predict"
     if "classes" in card:
         dummy, method = DummyClassifier(), "predict_proba"
     truth = np.concatenate([y[test] for _, test in folds])
-    best, least = None, None
+    best, least = None, np.full(len(truth), np.inf)  # loss of each row
     for name, model in {"dummy": dummy, **models}.items():
-        print(f"  {name:23}", end="", flush=True)
         started, clones, answers = time.perf_counter(), [], []
         try:
             for fit, test in folds:
@@ -1342,28 +1313,22 @@ def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
                 rows[:, np.isnan(rows).all(axis=0)] = 0.0  # boosting takes no column of NaN alone
                 clones.append(clone(model).fit(rows, y[fit]))
                 answers.append(getattr(clones[-1], method)(X[test]))
-            answers = (
-                np.concatenate(answers).astype(float).squeeze()
-            )  # a regressor's may be of shape (rows, 1)
+            answers = np.concatenate(answers).astype(float).squeeze()  # some have a column
             scores = score(truth, answers, card)
-        except (
-            ValueError,
-            AttributeError,
-            TypeError,
-        ) as error:  # too few rows of a class, no predict_proba
-            print(f"can't be fitted: {error}")
+        except (ValueError, AttributeError, TypeError) as error:  # such as no predict_proba
+            print(f"  {name:23}can't be fitted: {error}")
             continue
         text = "   ".join(f"{key.replace('_', ' ')} {show(value)}" for key, value in scores.items())
-        print(f"{text}   ({time.perf_counter() - started:.1f} s)", flush=True)
+        print(f"  {name:23}{text}   ({time.perf_counter() - started:.1f} s)", flush=True)
         if name == "dummy":
             card["baseline"] = scores
         losses = losses_of(truth, answers, card)
-        gains = None if least is None else least - losses
-        if least is None or gains.mean() > LUCK * gains.std() / math.sqrt(len(gains)):
+        gains = least - losses
+        if best is None or gains.mean() > LUCK * gains.std() / math.sqrt(len(gains)):
             best, least = (model, clones, answers), losses
             card |= {"estimator": name, "metrics": scores}
-        if len(models) == 1:  # it is kept, whatever it is worth
-            least = None
+        if len(models) == 1:
+            best = best if name != "dummy" else None
     if best is None:
         raise Refusal("no model could be fitted: the lines above say why")
     return best
@@ -1385,12 +1350,10 @@ def score(y: np.ndarray, answers: np.ndarray, card: dict) -> dict[str, float]:
             "mean_absolute_error": metrics.mean_absolute_error(y, answers),
             "r2": metrics.r2_score(y, answers),
         }
+    scores = {"log_loss": metrics.log_loss(y, answers, labels=card["classes"])}
     labels = np.array(card["classes"])[answers.argmax(axis=1)]
-    scores = {
-        "log_loss": metrics.log_loss(y, answers, labels=card["classes"]),
-        "accuracy": metrics.accuracy_score(y, labels),
-        "balanced_accuracy": metrics.balanced_accuracy_score(y, labels),
-    }
+    scores["accuracy"] = metrics.accuracy_score(y, labels)
+    scores["balanced_accuracy"] = metrics.balanced_accuracy_score(y, labels)
     if len(card["classes"]) == 2:
         scores["roc_auc"] = metrics.roc_auc_score(y, answers[:, 1])
     return scores
@@ -1400,15 +1363,17 @@ def measure_importance(
     clones: list, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
 ) -> dict:
     """Return how much shuffling each feature worsens the loss on unseen rows, largest first."""
-    loss = "neg_root_mean_squared_error"
+    options = {"greater_is_better": False}
+    loss = metrics.make_scorer(metrics.root_mean_squared_error, **options)
     if "classes" in card:
-        log_loss = {"response_method": "predict_proba", "labels": card["classes"]}
-        loss = metrics.make_scorer(metrics.log_loss, greater_is_better=False, **log_loss)
-    options = {"scoring": loss, "n_repeats": FOLDS // len(folds), "random_state": 0}
-    means = []
+        options |= {"response_method": "predict_proba", "labels": card["classes"]}
+        loss = metrics.make_scorer(metrics.log_loss, **options)
+    means, repeats = [], FOLDS // len(folds)
     for model, (_, test) in zip(clones, folds):
         rows = np.random.default_rng(0).permutation(test)[:IMPORTANCE_ROWS]
-        found = permutation_importance(model, X[rows], y[rows], **options)
+        found = permutation_importance(
+            model, X[rows], y[rows], scoring=loss, n_repeats=repeats, random_state=0
+        )
         means.append(found.importances_mean)
     mean = pd.Series(np.mean(means, axis=0), [feature["name"] for feature in card["features"]])
     return mean.sort_values(ascending=False, kind="stable").to_dict()
@@ -1421,13 +1386,12 @@ BANDS, BAND_ROWS = 5, 50  # of a regression's predictions, each with errors of i
 
 
 def measure_uncertainty(answers: np.ndarray, truth: np.ndarray, y: np.ndarray, card: dict) -> dict:
-    """Return what sets of labels, or intervals, need.
+    """Return what sets of labels, or intervals, need: the error that COVERAGE of the rows of each
+    class, or band of the prediction, stay within (Mondrian conformal prediction: Angelopoulos and
+    Bates, "A Gentle Introduction to Conformal Prediction", 2021).
 
-    Each class, or band of the prediction, has an error of its own that COVERAGE of its rows stay
-    within (Mondrian conformal prediction: Angelopoulos and Bates, "A Gentle Introduction to
-    Conformal Prediction", 2021). The errors are those of models like the one that is served,
-    fitted to fewer rows: so it is neither split conformal prediction nor CV+, whose guarantees
-    are exact.
+    The errors are those of models like the one that is served, fitted to fewer rows: so it is
+    neither split conformal prediction nor CV+, whose guarantees are exact.
     """
     if "classes" in card:
         group = np.searchsorted(card["classes"], truth)
@@ -1471,29 +1435,28 @@ def measure_cutoffs(answers: np.ndarray, truth: np.ndarray, card: dict) -> dict:
 
 def note_results(answers: np.ndarray, truth: np.ndarray, card: dict) -> None:
     """Note what is too good to be true, or no good."""
-    loss = next(iter(card["metrics"]))
+    loss, notes = next(iter(card["metrics"])), card["notes"]
     left = card["metrics"][loss] / (card["baseline"][loss] or 1.0)
     names = [f"'{name}'" for name in card["importance"]]
     gains = np.maximum(list(card["importance"].values()), 0.0)
-    is_alone = len(gains) > 1 and gains[0] > 0.9 * gains.sum()
     question = f"is it known before '{card['target']}' is? --drop leaves a column out"
     if card["estimator"] == "dummy":
         words = "no model is better than the dummy, which ignores the features, so it is served"
-        card["notes"].insert(0, f"{words}: these columns say nothing")
+        notes.insert(0, f"{words}: these columns say nothing")
     elif left > 0.99:
         word = "hardly better" if left <= 1 else f"{100 * left - 100:.2g} % worse"
-        card["notes"].insert(0, f"{word} than the dummy: these columns say little")
-    elif left < 0.5 and is_alone:
-        card["notes"].append(f"{names[0]} tells almost all of it: {question}")
+        notes.insert(0, f"{word} than the dummy: these columns say little")
+    elif left < 0.5 and len(gains) > 1 and gains[0] > 0.9 * gains.sum():
+        notes.append(f"{names[0]} tells almost all of it: {question}")
     elif left < 0.03:
-        both = " and ".join(names[:2])
-        card["notes"].append(f"almost nothing is left to guess, by {both}: {question}")
+        notes.append(f"almost nothing is left to guess, by {' and '.join(names[:2])}: {question}")
     losses = losses_of(truth, answers, card)
-    worst = losses.argmax()
-    if "classes" not in card and losses[worst] > 0.5 * losses.sum():
+    worst, share = losses.argmax(), 100 * losses.max() / losses.sum()
+    if "classes" not in card and share > 50:
         words = f"{show(truth[worst])} where about {show(answers[worst])} was expected"
-        share = f"{100 * losses[worst] / losses.sum():.0f} % of the squared error"
-        card["notes"].append(f"one row alone, {words}, makes {share}: is it right?")
+        notes.append(
+            f"one row alone, {words}, makes {share:.0f} % of the squared error: is it right?"
+        )
 
 
 def load_before() -> dict | None:
@@ -1516,23 +1479,21 @@ def told_before(before: dict | None, table: pd.DataFrame, told: dict) -> dict:
 
 def say_before(before: dict | None, y: np.ndarray, card: dict) -> None:
     """Print what the model of before was, and how good it is on the rows of now."""
-    old = before["card"] if before else card
-    loss = next(iter(card["metrics"]))
-    if old["target"] != card["target"] or loss not in old["metrics"]:
+    if not before:
+        return
+    old, loss = before["card"], next(iter(card["metrics"]))
+    if old["target"] != card["target"] or old.get("classes") != card.get("classes"):
         print(f"it replaces a model of something else: '{old['title']}'")
-    elif before:
-        word = loss.replace("_", " ")
-        then = f"{old['estimator']}, {word} {show(old['metrics'][loss])} on {old['rows']:,} rows"
-        print(f"before: {then}, {old['trained']}; now {show(card['metrics'][loss])}")
-        if old.get("classes") == card.get("classes"):
-            method = "predict_proba" if "classes" in card else "predict"
-            answers = np.asarray(getattr(before["model"], method)(before["X"]), float).squeeze()
-            found = show(score(y, answers, card)[loss])
-            print(f"  it has {found} on these rows, of which it may know some")
-        names = [{feature["name"] for feature in each["features"]} for each in (old, card)]
-        for word, changed in (("new", names[1] - names[0]), ("gone", names[0] - names[1])):
-            if changed:
-                print(f"  {word}: {', '.join(sorted(changed))}")
+        return
+    method = "predict_proba" if "classes" in card else "predict"
+    answers = np.asarray(getattr(before["model"], method)(before["X"]), float).squeeze()
+    then = f"{old['estimator']}, {loss.replace('_', ' ')} {show(old['metrics'][loss])}"
+    print(f"before: {then} on {old['rows']:,} rows, {old['trained']}")
+    print(f"  on these rows, of which it may know some, {show(score(y, answers, card)[loss])}")
+    names = {feature["name"] for feature in card["features"]}
+    gone = [feature["name"] for feature in old["features"] if feature["name"] not in names]
+    if gone:
+        print(f"  it had {', '.join(gone)}, too")
 
 
 # what is saved
@@ -1571,17 +1532,21 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
         for rows in (X, between):
             most_probable = model.classes_[model.predict_proba(rows).argmax(axis=1)]
             by_probability &= bool((model.predict(rows) == most_probable).all())
-    features = card["features"]
-    has_range = ["minimum" in feature for feature in features]
-    last = [len(feature["choices"]) - 1 if "open" in feature else math.nan for feature in features]
+    features, low, high = card["features"], np.nanmin(X, axis=0), np.nanmax(X, axis=0)
+    for place, feature in enumerate(features):
+        if feature["type"] in (
+            "category",
+            "boolean",
+        ):  # only the places of an open one have a range
+            is_open, last = "open" in feature, len(feature["counts"]) - 2
+            low[place], high[place] = (0, last) if is_open else (math.nan, math.nan)
     artifact = {
         "model": model,
         "card": card,
         "background": np.random.default_rng(0).permutation(X)[:BACKGROUND_ROWS],
         "by_probability": by_probability,  # the predicted label is always the most probable one
-        # the range of numbers, dates, and the places of the choices of an open category
-        "low": np.where(has_range, np.nanmin(X, axis=0), np.multiply(last, 0)),
-        "high": np.where(has_range, np.nanmax(X, axis=0), last),
+        "low": low,
+        "high": high,
         # where a gap is as good as unseen
         "rarely_missing": np.array([f["nullable"] and not has_telling_gaps(f) for f in features]),
     }
