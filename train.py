@@ -264,40 +264,38 @@ def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, 
     text = io.TextIOWrapper(io.BytesIO(content), encoding, "replace", newline="")
     separator, above = find_separator(text.read(100_000))
     rows = read_rows(text, separator)
-    header = next(islice(rows, above, None), None)
-    if header is None:
-        raise Refusal("the table is empty: give one with a header row")
-    if len(header) > MAX_COLUMNS:
-        raise Refusal(f"the table has more than {MAX_COLUMNS:,} columns")
-    names: dict[str, int] = {}  # and how often each has come so far
+    header = next(islice(rows, above, None), [])
+    if not 0 < len(header) <= MAX_COLUMNS:
+        raise Refusal(f"the table is empty, or has more than {MAX_COLUMNS:,} columns")
+    times: dict[str, int] = {}  # that each name has come so far
     for place, name in enumerate(header, 1):
         name = unique = name.strip() or f"column {place}"
-        while unique in names:
-            names[name] += 1
-            unique = f"{name} ({names[name]})"
-        names[unique] = 1
-    filled = (row + [""] * (len(names) - len(row)) for row in rows)
-    return list(names), separator, filled
+        while unique in times:
+            times[name] += 1
+            unique = f"{name} ({times[name]})"
+        times[unique] = 1
+    filled = (row + [""] * (len(times) - len(row)) for row in rows)
+    return list(times), separator, filled
 
 
 def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
     """Yield from its start the rows that are not blank, without ever holding more than one."""
-    lines, size = [], 0  # of the row that is being read
-
-    def read_lines() -> Iterator[str]:
-        nonlocal size
-        while line := text.readline(MAX_ROW_CHARACTERS):
-            lines.append(line)
-            size += len(line)
-            if size >= MAX_ROW_CHARACTERS:
-                raise Refusal(f"a row has over {MAX_ROW_CHARACTERS:,} characters")
-            yield line
-        yield "\n"  # a blank row: the last one, unless a quote has swallowed it
-
     text.seek(0)
     has_blanks = f'{separator} "' in text.read(100_000)  # before the quotes
     text.seek(0)
     csv.field_size_limit(MAX_ROW_CHARACTERS)
+    lines: list[str] = []  # of the row that is being read
+
+    def read_lines() -> Iterator[str]:
+        size = 0
+        while line := text.readline(MAX_ROW_CHARACTERS):
+            size = len(line) + (size if lines else 0)
+            if size >= MAX_ROW_CHARACTERS:
+                raise Refusal(f"a row has over {MAX_ROW_CHARACTERS:,} characters")
+            lines.append(line)
+            yield line
+        yield "\n"  # a blank row: the last one, unless a quote has swallowed it
+
     width, rows, row = 0, [], []
     for row in csv.reader(read_lines(), delimiter=separator, skipinitialspace=has_blanks):
         rows = [row] if row else []
@@ -305,9 +303,9 @@ def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
             split = [line.rstrip("\r\n").split(separator) for line in lines if line.strip()]
             rows = split if {len(cells) for cells in split} == {width} else rows
         lines.clear()
-        if row:
-            size, width = 0, len(rows[0])
-            yield from (cells[: MAX_COLUMNS + 1] for cells in rows)
+        for cells in rows:
+            width = len(cells)
+            yield cells[: MAX_COLUMNS + 1]
     if row and rows == [row]:
         raise Refusal("a quote near its end is never closed")
 
@@ -439,7 +437,7 @@ def find_decimal(table: pd.DataFrame, separator: str, notes: list[str]) -> str:
     return ","
 
 
-def find_unit(counts: pd.Series, mark: str) -> str:
+def find_writing(counts: pd.Series, mark: str) -> str:
     """Return the unit of a column, by how often it has each text."""
     units = Counter()
     for text, times in counts.items():
@@ -673,7 +671,6 @@ def read_features(
     What a column can hold is told by all rows: those without the target will be asked for.
     """
     arrays, wide = [], max(map(len, table))
-    learned = table.index.get_indexer(rows)
     for name in table.columns.drop(card["target"]):
         texts = table.pop(name)
         feature = describe(texts, card)
@@ -684,7 +681,7 @@ def read_features(
             # words stand for a gap, in rows to predict too; a text with digits is misread
             feature["gaps"] = sorted(word for word in words if not re.search(r"\d", word))
             feature["nullable"] = bool(np.isnan(column).any())
-            column = column[learned]
+            column = column[table.index.get_indexer(rows)]
             if np.isnan(column).all():
                 feature = "empty where the target is known"
         if isinstance(feature, str):
@@ -695,10 +692,9 @@ def read_features(
         arrays.append(column)
         print(f"  {name:{wide}}  {sketch(feature)}")
         if problems:
-            some = [f"row {texts.index[row] + 1} {why}" for row, _, why in problems[:3]]
-            entry = {"column": name, "cells": len(problems), "reason": "; ".join(some)}
-            card["dropped"].append(entry)
-            print(f"  {'':{wide}}  {len(problems):,} of these gaps: {entry['reason']}")
+            some = "; ".join(f"row {texts.index[row] + 1} {why}" for row, _, why in problems[:3])
+            card["dropped"].append({"column": name, "cells": len(problems), "reason": some})
+            print(f"  {'':{wide}}  {len(problems):,} of these gaps: {some}")
     if not arrays:
         raise Refusal("no column is left to predict from: the lines above say why")
     return np.hstack(arrays)
@@ -883,17 +879,17 @@ class DataFrameEstimator(BaseEstimator):
 
     def predict(self, X):
         answers = self.ask("predict", self.make_frame(X))
-        if self.labels:
-            texts = {label: text for text, label in self.labels.items()}
-            answers = np.array([texts[label] for label in np.ravel(answers).tolist()])
-        return answers
+        if not self.labels:
+            return answers
+        texts = {label: text for text, label in self.labels.items()}
+        return np.array([texts[label] for label in np.ravel(answers).tolist()])
 
     def predict_proba(self, X):
         answers = self.ask("predict_proba", self.make_frame(X))
-        if self.labels:
-            theirs = np.ravel(self.estimator_.classes_).tolist()
-            answers = answers[:, [theirs.index(label) for label in self.labels.values()]]
-        return answers
+        if not self.labels:
+            return answers
+        theirs = np.ravel(self.estimator_.classes_).tolist()
+        return answers[:, [theirs.index(label) for label in self.labels.values()]]
 
     @property
     def classes_(self):
@@ -1088,8 +1084,7 @@ SLOW_WORK = 1_000_000  # rows times classes: beyond, the slow candidate is left 
 
 
 def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
-    """Return the estimators to compare by name, the quickest first. Replace it to return others, or
-    just one.
+    """Return the estimators to compare by name, the quickest first, or just one: replace it.
 
     They are fitted to what encode() makes of card["features"]: columns by position, gaps NaN. A
     classifier needs predict_proba.
@@ -1117,32 +1112,25 @@ def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
     if card["task"] == "regression":
         name, linear = "ridge regression", RidgeCV(np.logspace(-2, 4, 13))
         Boosting = HistGradientBoostingRegressor
+    models = {name: make_pipeline(inputs, linear)}
 
     # boosting takes gaps as they are; the quick one the places of choices as numbers, the slow one
-    # as what they are, for 1 to 2 ms a call, and stops by a tenth of the rows, if all classes are
-    # in them; each round fits a tree for each class
-    rounds = max(10, 2000 // classes)
-    quick = {"max_iter": min(75, rounds), "max_leaf_nodes": 15, "learning_rate": 0.13}
-    slow = {"max_iter": min(400, rounds), "learning_rate": 0.06, "n_iter_no_change": 20}
+    # as what they are, for 1 to 2 ms a call; each round fits a tree for each class
+    quick = {"max_leaf_nodes": 15, "learning_rate": 0.13, "early_stopping": False}
+    slow = {"learning_rate": 0.06, "n_iter_no_change": 20}
+    slow["early_stopping"] = card["rows"] > 20 * classes  # by a tenth of them, of each class
     several = [len(feature.get("choices", [])) > 2 for feature in features]
     slow["categorical_features"] = np.flatnonzero(several)
-    slow["early_stopping"] = card["rows"] > 20 * classes
-    boosting = {
-        "gradient boosting": Boosting(random_state=0, early_stopping=False, **quick),
-        "slow gradient boosting": Boosting(random_state=0, **slow),
-    }
-    if len(dates):
-        parts = (FunctionTransformer(calendar_parts), dates)
-        columns = make_column_transformer(("passthrough", np.arange(len(features))), parts)
-        boosting = {key: make_pipeline(columns, model) for key, model in boosting.items()}
-    if work(card) > SLOW_WORK:
-        del boosting["slow gradient boosting"]
-    return {name: make_pipeline(inputs, linear), **boosting}
-
-
-def work(card: dict) -> int:
-    """Return what boosting's time grows with: it fits a tree a round for each class."""
-    return card["rows"] * len(card.get("classes", ["one"]))
+    candidates = [("gradient boosting", 75, quick)]
+    if card["rows"] * classes <= SLOW_WORK:
+        candidates.append(("slow gradient boosting", 400, slow))
+    parts = (FunctionTransformer(calendar_parts), dates)
+    columns = make_column_transformer(("passthrough", np.arange(len(features))), parts)
+    for name, rounds, options in candidates:
+        rounds = min(rounds, max(10, 2000 // classes))
+        model = Boosting(max_iter=rounds, random_state=0, **options)
+        models[name] = make_pipeline(columns, model) if len(dates) else model
+    return models
 
 
 def has_telling_gaps(feature: dict) -> bool:
@@ -1190,9 +1178,10 @@ MAX_REPEATS = 10  # of one row; more are no accident, but all the combinations t
 
 def make_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dict) -> Folds:
     """Return pairs of rows to fit to and rows to test on; of a large table one is enough."""
-    is_large, classes = work(card) > LARGE_WORK, card.get("classes", [])
+    classes = card.get("classes", [])
+    is_large = card["rows"] * max(1, len(classes)) > LARGE_WORK
     order = find_order(X, card) if groups is None else None
-    folds, words = None, "shuffled" if groups is None else f"by whole groups of '{groups.name}'"
+    folds, words = [], "shuffled" if groups is None else f"by whole groups of '{groups.name}'"
     if order is not None:
         folds = [(order[fit], order[test]) for fit, test in TimeSeriesSplit(FOLDS).split(X)]
         folds = folds[-1:] if is_large else folds
@@ -1200,11 +1189,9 @@ def make_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dic
         tested = np.concatenate([test for _, test in folds])
         if min(len(set(y[folds[0][0]])), len(set(y[tested]))) < len(classes):
             card["notes"].append("but not every class has early and late rows: measured on any")
-            folds = None
-    if folds:
-        words = "later rows only"
-    else:
-        folds = shuffled_folds(X, y, groups, card)
+            folds = []
+    words = "later rows only" if folds else words
+    folds = folds or shuffled_folds(X, y, groups, card)
     card["measured"] = f"{FOLDS} folds, {words}"
     if is_large:
         fit, test = folds[-1]
@@ -1304,8 +1291,9 @@ def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
     if "classes" in card:
         dummy, method = DummyClassifier(), "predict_proba"
     truth = np.concatenate([y[test] for _, test in folds])
-    best, least = None, np.full(len(truth), np.inf)  # loss of each row
+    best, least = None, None
     for name, model in {"dummy": dummy, **models}.items():
+        print(f"  {name:23}", end="", flush=True)
         started, clones, answers = time.perf_counter(), [], []
         try:
             for fit, test in folds:
@@ -1316,21 +1304,21 @@ def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
             answers = np.concatenate(answers).astype(float).squeeze()  # some have a column
             scores = score(truth, answers, card)
         except (ValueError, AttributeError, TypeError) as error:  # such as no predict_proba
-            print(f"  {name:23}can't be fitted: {error}")
+            print(f"can't be fitted: {error}")
             continue
         text = "   ".join(f"{key.replace('_', ' ')} {show(value)}" for key, value in scores.items())
-        print(f"  {name:23}{text}   ({time.perf_counter() - started:.1f} s)", flush=True)
+        print(f"{text}   ({time.perf_counter() - started:.1f} s)", flush=True)
+        losses = losses_of(truth, answers, card)
         if name == "dummy":
             card["baseline"] = scores
-        losses = losses_of(truth, answers, card)
-        gains = least - losses
-        if best is None or gains.mean() > LUCK * gains.std() / math.sqrt(len(gains)):
-            best, least = (model, clones, answers), losses
-            card |= {"estimator": name, "metrics": scores}
-        if len(models) == 1:
-            best = best if name != "dummy" else None
-    if best is None:
-        raise Refusal("no model could be fitted: the lines above say why")
+        if name != "dummy" and len(models) > 1:
+            gains = least - losses
+            if gains.mean() <= LUCK * gains.std() / math.sqrt(len(gains)):
+                continue
+        best, least = (model, clones, answers), losses
+        card |= {"estimator": name, "metrics": scores}
+    if best[0] is dummy and len(models) == 1:
+        raise Refusal("the model can't be fitted: the line above says why")
     return best
 
 
@@ -1394,28 +1382,22 @@ def measure_uncertainty(answers: np.ndarray, truth: np.ndarray, y: np.ndarray, c
     neither split conformal prediction nor CV+, whose guarantees are exact.
     """
     if "classes" in card:
-        group = np.searchsorted(card["classes"], truth)
-        errors = 1 - answers[np.arange(len(truth)), group]
-        limits = [conformal_quantile(errors[group == i], 1.0) for i in range(len(card["classes"]))]
-        # a label is likely from this probability on; 0: too few rows to say
-        return {"coverage": COVERAGE, "thresholds": [1 - limit for limit in limits]}
-    bands = max(1, min(BANDS, len(truth) // BAND_ROWS))
-    edges = np.unique(np.quantile(answers, np.linspace(0, 1, bands + 1)[1:-1]))
-    group, errors = np.searchsorted(edges, answers, side="right"), np.abs(truth - answers)
-    most = float(errors.max())
-    return {
-        "coverage": COVERAGE,
-        "edges": edges.tolist(),  # a band is from one to the next
-        "widths": [conformal_quantile(errors[group == i], most) for i in range(len(edges) + 1)],
-        "minimum": float(y.min()),  # of the target: an interval keeps the sign of all
-        "maximum": float(y.max()),
-    }
-
-
-def conformal_quantile(errors: np.ndarray, most: float) -> float:
-    """Return the error that COVERAGE of new rows stay within; the most where rows are too few."""
-    rank = math.ceil((len(errors) + 1) * COVERAGE)
-    return float(np.sort(errors)[rank - 1]) if rank <= len(errors) else most
+        groups, group = len(card["classes"]), np.searchsorted(card["classes"], truth)
+        errors, most = 1 - answers[np.arange(len(truth)), group], 1.0
+    else:
+        bands = max(1, min(BANDS, len(truth) // BAND_ROWS))
+        edges = np.unique(np.quantile(answers, np.linspace(0, 1, bands + 1)[1:-1])).tolist()
+        group, errors = np.searchsorted(edges, answers, side="right"), np.abs(truth - answers)
+        groups, most = len(edges) + 1, float(errors.max())
+    widths = []
+    for place in range(groups):
+        own = np.sort(errors[group == place])
+        rank = math.ceil((len(own) + 1) * COVERAGE)
+        widths.append(float(own[rank - 1]) if rank <= len(own) else most)  # too few rows to say
+    if "classes" in card:  # a label is likely from this probability on
+        return {"coverage": COVERAGE, "thresholds": [1 - width for width in widths]}
+    ends = {"minimum": float(y.min()), "maximum": float(y.max())}  # an interval keeps their sign
+    return {"coverage": COVERAGE, "edges": edges, "widths": widths, **ends}
 
 
 def measure_cutoffs(answers: np.ndarray, truth: np.ndarray, card: dict) -> dict:
@@ -1504,21 +1486,20 @@ BACKGROUND_ROWS = 100  # against which the API explains an answer
 def pick_examples(answers: np.ndarray, X: np.ndarray, y: np.ndarray, card: dict) -> list[dict]:
     """Return up to five real rows as JSON has them, those with the most usual values that are
     answered well: of each class, the largest first; or of low to high, the middle first."""
-    losses = losses_of(y, answers, card)
+    losses, table = losses_of(y, answers, card), pd.DataFrame(X)
     if "classes" in card:
         parts = [np.flatnonzero(y == label) for label in pd.Series(y).value_counts().index[:5]]
     else:
         parts = np.array_split(y.argsort(kind="stable"), min(5, len(y)))
         parts.insert(0, parts.pop(len(parts) // 2))
-    is_choice = np.array(["minimum" not in feature for feature in card["features"]])
-    usual, scale = np.nanmedian(X, axis=0), np.nanstd(X, axis=0)
-    usual[is_choice] = [pd.Series(column).mode()[0] for column in X.T[is_choice]]
-    far = np.nan_to_num(np.abs(X - usual) / np.where(scale > 0, scale, 1), nan=2).clip(0, 2)
-    far[:, is_choice] = X[:, is_choice] != usual[is_choice]
+    far = ((table - table.median()).abs() / table.std(ddof=0)).clip(upper=2).fillna(2)
+    for place, feature in enumerate(card["features"]):
+        if "minimum" not in feature:
+            far[place] = (table[place] != table[place].mode().get(0)).astype(float)
     examples = []
     for part in parts:
         good = part[losses[part] <= np.median(losses[part])]
-        row = good[far[good].sum(axis=1).argmin()]
+        row = good[far.to_numpy()[good].sum(axis=1).argmin()]
         values = {f["name"]: decode(f, value) for f, value in zip(card["features"], X[row])}
         examples.append({"features": values, "target": y[row].item()})
     return examples
@@ -1534,12 +1515,9 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
             by_probability &= bool((model.predict(rows) == most_probable).all())
     features, low, high = card["features"], np.nanmin(X, axis=0), np.nanmax(X, axis=0)
     for place, feature in enumerate(features):
-        if feature["type"] in (
-            "category",
-            "boolean",
-        ):  # only the places of an open one have a range
-            is_open, last = "open" in feature, len(feature["counts"]) - 2
-            low[place], high[place] = (0, last) if is_open else (math.nan, math.nan)
+        if "minimum" not in feature:  # of choices only an open category has a range, their places
+            last = len(feature["counts"]) - 2
+            low[place], high[place] = (0, last) if "open" in feature else (math.nan, math.nan)
     artifact = {
         "model": model,
         "card": card,
@@ -1550,15 +1528,14 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
         # where a gap is as good as unseen
         "rarely_missing": np.array([f["nullable"] and not has_telling_gaps(f) for f in features]),
     }
-    new = MODEL_PATH.with_name(f".{MODEL_PATH.name}.{os.getpid()}")
+    new = MODEL_PATH.with_name(f".{MODEL_PATH.name}.new")
     try:
         joblib.dump(artifact, new, compress=3)
         new.replace(MODEL_PATH)
     except OSError as error:
-        words = f"'{MODEL_PATH}' can't be written ({error.strerror}): set MODEL_PATH"
-        raise Refusal(words) from None
-    finally:
-        new.unlink(missing_ok=True)
+        raise Refusal(
+            f"'{MODEL_PATH}' can't be written ({error.strerror}): set MODEL_PATH"
+        ) from None
     return hashlib.sha256(MODEL_PATH.read_bytes()).hexdigest()
 
 
