@@ -12,7 +12,6 @@ import argparse
 import csv
 import difflib
 import hashlib
-import importlib
 import io
 import math
 import os
@@ -97,7 +96,8 @@ def main() -> None:
         print("what matters most: " + ", ".join(list(card["importance"])[:3]))
     for note in card["notes"]:
         print(f"  note: {note}")
-    say_before(before, y, card)
+    if before:
+        say_before(before, y, card)
     sha256 = save(model, X, card)
     size, seconds = MODEL_PATH.stat().st_size, time.perf_counter() - started
     print(f"saved {MODEL_PATH}: {size:,} bytes, sha256 {sha256}, {seconds:.1f} s in all")
@@ -195,24 +195,20 @@ MAX_ROW_CHARACTERS = 1_000_000  # a longer row is no row: a quote that nobody cl
 
 def load_table(path: str | None) -> tuple[bytes, dict]:
     """Return a table as CSV, and its name, title and description. Replace it for other sources:
-    `return pandas.read_sql(query, connection).to_csv(index=False).encode(), {}` is enough.
-
-    Without a path it is scikit-learn's wine data with the original publication's names.
-    """
+    `return pandas.read_sql(query, connection).to_csv(index=False).encode(), {}` is enough."""
     if path is not None:
         try:
             return Path(path).read_bytes(), {"name": Path(path).stem}
         except OSError as error:
-            words = f"'{path}' can't be read ({error.strerror}): give the path of a CSV file"
-            raise Refusal(words) from None
+            raise Refusal(f"'{path}' can't be read ({error.strerror})") from None
     wine = load_wine(as_frame=True)
     table = wine.data.rename(columns=lambda name: name.replace("_", " "))
     table["wine"] = np.array(["Barolo", "Grignolino", "Barbera"])[wine.target]
+    source = "M. Forina et al., PARVUS, 1988"
     return table.to_csv(index=False).encode(), {
         "name": "wine",
         "title": "Barolo, Grignolino or Barbera?",
-        "description": "Tells three wines of Piedmont apart by 13 measurements "
-        "(M. Forina et al., PARVUS, 1988).",
+        "description": f"Tells three wines of Piedmont apart by 13 measurements ({source}).",
     }
 
 
@@ -239,17 +235,19 @@ def find_separator(sample: str) -> tuple[str, int]:
     It is what splits most of the first rows alike; of equals, the comma last: it may be a decimal
     mark. With one column it is a semicolon that does not occur.
     """
-    best, separator, above = (0, 1), ";", 0
+    best, found = (0, 1), (";", 0)
     for mark in ";\t|,":
         lines = csv.reader(io.StringIO(sample, newline=""), delimiter=mark)
-        rows = [row for row in islice(lines, 100) if row]
-        width, times = Counter(map(len, rows)).most_common(1)[0] if rows else (1, 0)
-        wide = [row for row, cells in enumerate(rows) if len(cells) >= max(2, width - 1)] or [0]
+        rows = [row for row in islice(lines, 100) if row] or [[]]
+        [(width, times)] = Counter(map(len, rows)).most_common(1)
+        above = 0
+        while len(rows[above]) < min(width, max(2, width - 1)):
+            above += 1
         # a header has no numbers: else what stands above it is the header of one column
-        is_header = wide[0] == 0 or not any(map(PLAIN.fullmatch, rows[wide[0]]))
+        is_header = above == 0 or not any(map(PLAIN.fullmatch, rows[above]))
         if is_header and width > 1 and (times, width) > best:
-            best, separator, above = (times, width), mark, wide[0]
-    return separator, above
+            best, found = (times, width), (mark, above)
+    return found
 
 
 def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, Iterator]:
@@ -311,8 +309,7 @@ def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
 
 
 def read_frame(content: bytes, encoding: str | None) -> tuple[pd.DataFrame, str, list[str]]:
-    """Return the table, all texts, without rows that are none; its separator; and a note where
-    the encoding had to be assumed."""
+    """Return the table, all texts; its separator; and a note where its encoding was assumed."""
     try:
         note = "" if encoding else find_encoding(content)[1]
         names, separator, rows = read_table(content, encoding)
@@ -327,7 +324,7 @@ def read_frame(content: bytes, encoding: str | None) -> tuple[pd.DataFrame, str,
             raise Refusal(f"row {place} has {len(row)} cells, the header {len(names)}: {hint}")
         cells.append([cell.strip() for cell in row[: len(names)]])
     table = pd.DataFrame(cells, columns=names, dtype=str)
-    table = table[(table != "").any(axis=1) & (table != names).any(axis=1)]
+    table = table[(table != "").any(axis=1) & (table != names).any(axis=1)]  # the header again
     if table.empty:
         raise Refusal("the table has a header and no rows")
     return table, separator, [note] if note else []
@@ -437,9 +434,10 @@ def find_decimal(table: pd.DataFrame, separator: str, notes: list[str]) -> str:
     return ","
 
 
-def find_writing(counts: pd.Series, mark: str) -> str:
-    """Return the unit of a column, by how often it has each text."""
-    units = Counter()
+def find_writing(counts: pd.Series, card: dict) -> tuple[str, str]:
+    """Return the decimal mark and the unit of a column, by how often it has each text."""
+    mark, units = card["told"].get("decimal"), Counter()
+    mark = mark or find_mark(counts.index[:1000], card["decimal"])[0]
     for text, times in counts.items():
         if not PLAIN.fullmatch(text):
             units[(split_number(text, mark) or ("", ""))[1]] += times
@@ -447,8 +445,8 @@ def find_writing(counts: pd.Series, mark: str) -> str:
     for unit, times in units.most_common(1):
         least = MOSTLY if unit == "%" else 0.5  # some per cents beside fractions are no unit
         if times >= least * counts.sum() or unit in "$€£¥₹":
-            return unit
-    return ""
+            return mark, unit
+    return mark, ""
 
 
 ISO = "ISO 8601"
@@ -598,35 +596,29 @@ def read_target(table: pd.DataFrame, card: dict) -> tuple[pd.Series, pd.DataFram
     cells = table[name].replace("", told.get("empty", ""))
     is_label = (cells == "+").sum() >= FOLDS  # then so is "-"
     known = cells[~cells.isin(MISSING - {"-"} if is_label else MISSING)]
-    counts = known.value_counts()
-    mark = told.get("decimal") or find_mark(counts.index[:1000], card["decimal"])[0]
-    unit = find_unit(counts, mark)
+    mark, unit = find_writing(known.value_counts(), card)
     y = known.map(partial(read_number, decimal=mark, unit=unit)).astype(float).dropna()
     card["task"], why = told.get("task") or guess_task(y, len(known)), "no number"
     if card["task"] == "classification":
         known = spell_alike(known)
         y, why = known[known.map(known.value_counts()) >= FOLDS], f"in fewer than {FOLDS} rows"
         card["classes"] = sorted(set(y))
-    card["rows"] = len(y)
+    card["rows"], different = len(y), y.nunique()
     overrides = "" if "task" in told else " (--task overrides)"
     print(f"{len(y):,} rows, {table.shape[1]} columns; {card['task']} of '{name}'{overrides}")
-
     if len(cells) > len(known):
         leave_out(card, f"'{name}' is empty or NA", rows=len(cells) - len(known))
     others = known.drop(y.index)
     if len(others):
         some = [f"'{text[:100]}' in row {row + 1}" for row, text in others[:3].items()]
         leave_out(card, f"'{name}' is {why}: {', '.join(some)}", rows=len(others))
-        if len(others) > 0.02 * len(known):
-            words = f"{len(others):,} of {len(known):,} rows are left out, as '{name}' is {why}"
-            card["notes"].insert(0, f"{words} ({some[0]}): is that right?")
-
-    different = y.nunique()
+    if len(others) > 0.02 * len(known):
+        words = f"{len(others):,} of {len(known):,} rows are left out, as '{name}' is {why}"
+        card["notes"].insert(0, f"{words} ({some[0]}): is that right?")
     if different == 1:
-        words = f"target '{name}' is always '{y.iloc[0]}': there is nothing to learn"
-        raise Refusal(f"{words}; where an empty cell is another answer, say --empty no")
+        raise Refusal(f"'{name}' is always '{y.iloc[0]}': there is nothing to learn; see --empty")
     if "classes" in card and not 2 <= different <= MAX_CLASSES:
-        words = f"target '{name}' has {different} classes of {FOLDS} rows or more"
+        words = f"'{name}' has {different} classes of {FOLDS} rows or more"
         raise Refusal(f"{words}, not 2 to {MAX_CLASSES}: is --target or --task another?")
     if len(y) < MIN_ROWS:
         raise Refusal(f"{len(y)} usable rows: give {MIN_ROWS} or more where '{name}' is known")
@@ -707,16 +699,14 @@ def describe_column(texts: pd.Series, card: dict) -> dict | str:
         return "by --drop"
     if name == card["told"].get("group"):
         return "by --group"
-    counts = texts.value_counts()
-    counts = counts[~counts.index.isin(MISSING)]
+    counts = texts[~texts.isin(MISSING)].value_counts()
     known = counts.sum()
     if known < MIN_ROWS:
         return f"known in only {known} rows" if known else "empty"
     if len(counts) == 1 and known == len(texts):
         return f"always '{counts.index[0]}'"
 
-    mark = card["told"].get("decimal") or find_mark(counts.index[:1000], card["decimal"])[0]
-    unit = find_unit(counts, mark)
+    mark, unit = find_writing(counts, card)
     values = np.array([read_number(text, mark, unit) for text in counts.index], float)
     is_read = ~np.isnan(values)
     readable, odd = counts[is_read].sum() / known, counts.index[~is_read]
@@ -916,12 +906,12 @@ def learn_columns(frame: pd.DataFrame, key_of: dict, X: np.ndarray, card: dict) 
 
     Each cell is from the first row that has it: so nothing is guessed about pandas.
     """
-    places = {feature["name"]: place for place, feature in enumerate(card["features"])}
+    places = [feature["name"] for feature in card["features"]]
     columns = []
     for name, key in key_of.items():
-        column = frame[key]
-        place, cells, layout = places.get(name), column[:0], None
-        if place is not None:
+        column, place, cells, layout = frame[key], None, frame[key][:0], None
+        if name in places:
+            place = places.index(name)
             feature = card["features"][place]
             different, rows = np.unique(X[:, place], return_index=True)  # a gap is the last
             cells = column[rows].set_axis(different)
@@ -939,25 +929,25 @@ def learn_columns(frame: pd.DataFrame, key_of: dict, X: np.ndarray, card: dict) 
 
 def load_given(path: str) -> BaseEstimator:
     """Return the fitted model in a file, ready to answer one row at a time."""
+    model, problem = None, ""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", InconsistentVersionWarning)
-            model, problem = joblib.load(path), ""
+            model = joblib.load(path)
     except OSError as error:
         problem = f"can't be read ({error.strerror or error})"
     except InconsistentVersionWarning as error:
         then, now = error.original_sklearn_version, error.current_sklearn_version
         problem = f"was saved by scikit-learn {then}, this is {now}: pin {then} in requirements.txt"
-    except (AttributeError, ImportError) as error:
-        todo = "import it from a module beside train.py, and save the model again"
-        problem = f"needs what is not here ({in_one_line(error)}): {todo}"
     except Exception as error:  # noqa: BLE001 a pickle may raise anything
         problem = f"is no file of joblib or pickle ({in_one_line(error)})"
-    else:
-        if not hasattr(model, "predict"):
-            problem = f"has a {type(model).__name__} in it: save the fitted model itself"
-        elif is_classifier(model) and not hasattr(model, "predict_proba"):
-            problem = "has a classifier without predict_proba in it: use CalibratedClassifierCV"
+        if isinstance(error, AttributeError | ImportError):
+            todo = "import it from a module beside train.py, and save the model again"
+            problem = f"needs what is not here ({in_one_line(error)}): {todo}"
+    if not problem and not hasattr(model, "predict"):
+        problem = f"has a {type(model).__name__} in it: save the fitted model itself"
+    elif not problem and is_classifier(model) and not hasattr(model, "predict_proba"):
+        problem = "has a classifier without predict_proba in it: use CalibratedClassifierCV"
     if problem:
         raise Refusal(f"'{path}' {problem}")
     for estimator in walk(model):
@@ -991,11 +981,8 @@ def read_given(model: BaseEstimator, table: pd.DataFrame, y: pd.Series, card: di
     frame = card["frame"]()
     name_of = dict(zip(frame, table))  # pandas has a.1 for a (2)
     target = frame.pop(frame.columns[table.columns.get_loc(card["target"])])
-    keys, width = list(getattr(model, "feature_names_in_", [])), getattr(model, "n_features_in_", 0)
-    if not keys and width not in (0, frame.shape[1]):
-        words = f"the model takes {width} columns, without names"
-        raise Refusal(f"{words}: the table has {frame.shape[1]} beside its target")
-    frame = frame[[find_column(key, frame) for key in keys or frame]]
+    keys = getattr(model, "feature_names_in_", frame.columns)
+    frame = frame[[find_column(key, frame) for key in keys]]
     key_of = {name_of[key]: key for key in frame}
     given = DataFrameEstimator(model)
     given.estimator_ = model
@@ -1461,8 +1448,6 @@ def told_before(before: dict | None, table: pd.DataFrame, told: dict) -> dict:
 
 def say_before(before: dict | None, y: np.ndarray, card: dict) -> None:
     """Print what the model of before was, and how good it is on the rows of now."""
-    if not before:
-        return
     old, loss = before["card"], next(iter(card["metrics"]))
     if old["target"] != card["target"] or old.get("classes") != card.get("classes"):
         print(f"it replaces a model of something else: '{old['title']}'")
@@ -1550,5 +1535,6 @@ def run() -> None:
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="replace")  # what a log in cp1252 can't hold
-    # again, by the name by which the API will find a fork's own classes
-    importlib.import_module(Path(__file__).stem).run()
+    import train  # again, by the name by which the API will find a fork's own classes
+
+    train.run()
