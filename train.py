@@ -22,7 +22,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
@@ -230,11 +230,8 @@ def find_encoding(content: bytes) -> tuple[str, str]:
 
 
 def find_separator(sample: str) -> tuple[str, int]:
-    """Return what separates the cells of a table, and how many lines stand above its header.
-
-    It is what splits most of the first rows alike; of equals, the comma last: it may be a decimal
-    mark. With one column it is a semicolon that does not occur.
-    """
+    """Return what splits most of the first rows alike, of equals the comma last, which may be a
+    decimal mark; and how many lines stand above the header."""
     best, found = (0, 1), (";", 0)
     for mark in ";\t|,":
         lines = csv.reader(io.StringIO(sample, newline=""), delimiter=mark)
@@ -251,11 +248,8 @@ def find_separator(sample: str) -> tuple[str, int]:
 
 
 def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, Iterator]:
-    """Return the columns' names, the separator, and an iterator over the rows, lists of texts.
-
-    An empty name becomes the column's place, a repeated one gets a number. A row that is too
-    short is filled with gaps; one that is too long comes as it is. Raises Refusal, a ValueError.
-    """
+    """Return the columns' names, the separator, and an iterator over the rows, lists of texts: one
+    that is too short is filled with gaps, one that is too long comes as it is."""
     if content.startswith((b"sep=", b"\xef\xbb\xbfsep=")):  # a line for Excel
         content = content.partition(b"\n")[2]
     encoding = encoding or find_encoding(content)[0]
@@ -407,8 +401,7 @@ def read_number(text: str, decimal: str, unit: str = "") -> float | None:
 
 
 def find_mark(texts: Iterable[str], otherwise: str) -> tuple[str, str | None]:
-    """Return the decimal mark that most numbers with one meaning speak for; and the first text
-    with two, if there is one."""
+    """Return the decimal mark of most numbers with one meaning; and the first with two, if any."""
     marks, unclear = Counter(), None
     for text in texts:
         parts = NUMBER.fullmatch(text)
@@ -560,8 +553,7 @@ def decode(feature: dict, value: float) -> object:
 
 
 def check_file(columns: Columns, card: dict) -> None:
-    """Raise Refusal where a file to predict seems to be written otherwise than the table of
-    training: the same digits may stand for a thousand times as much, or for another day."""
+    """Refuse a file to predict in which the same digits seem to stand for another number or day."""
     for feature in card["features"]:
         texts = pd.Series(columns.get(feature["name"], []), dtype=str).str.strip()
         different, words = texts.drop_duplicates(), ""
@@ -590,8 +582,8 @@ FEW_CHOICES = 20  # so few are choices, and no identifier, also where most are n
 
 
 def read_target(table: pd.DataFrame, card: dict) -> tuple[pd.Series, pd.DataFrame]:
-    """Return the target of the rows that have it, float64 or labels as texts; and the table without
-    rows whose target can't be read: perhaps they are no rows, but units."""
+    """Return the target where it is known, float64 or labels as texts; and the table without rows
+    where it can't be read: perhaps they are no rows, but units."""
     name, told = card["target"], card["told"]
     cells = table[name].replace("", told.get("empty", ""))
     is_label = (cells == "+").sum() >= FOLDS  # then so is "-"
@@ -632,8 +624,7 @@ def spell_alike(texts: pd.Series) -> pd.Series:
 
 
 def guess_task(numbers: pd.Series, known: int) -> str:
-    """Return "regression" where a target is a quantity: most of its cells are numbers, with
-    fractions, or many different whole ones that are no codes."""
+    """Return "regression" for fractions, or many different whole numbers that are no codes."""
     often = numbers.value_counts().sort_index()
     # as classes, over a tenth of the rows would be too rare
     is_rare = len(often) > 2 and often[often < FOLDS].sum() > (1 - MOSTLY) * len(numbers)
@@ -654,14 +645,9 @@ ID_NAME = re.compile(r"(?i:(\b|_)(id|uuid)|^(index|key|rownames|column 1|unnamed
 TIME = re.compile(r"(?i:(\b|_)(time|date|day|week|month|quarter|year|period|instant|epoch|t)$)")
 
 
-def read_features(
-    table: pd.DataFrame, rows: pd.Index, card: dict, describe: Callable
-) -> np.ndarray:
+def read_features(table: pd.DataFrame, rows: pd.Index, card: dict, describe) -> np.ndarray:
     """Return what the model sees of the rows to learn from; put on the card, and print, what each
-    column is or why it is left out, and which cells could not be read.
-
-    What a column can hold is told by all rows: those without the target will be asked for.
-    """
+    column is. That is told by all rows: those without the target will be asked for."""
     arrays, wide = [], max(map(len, table))
     for name in table.columns.drop(card["target"]):
         texts = table.pop(name)
@@ -794,9 +780,7 @@ def is_in_order(values: np.ndarray) -> bool:
 
 
 def add_range(feature: dict, column: np.ndarray, notes: list[str]) -> None:
-    """Add what the values tell: gaps, the default, how often what occurs, and of numbers and dates
-    the range. Note a value that comes often and lies far from all others, as -999 does for a gap.
-    """
+    """Add the default, counts and range; note a frequent value far from all others, as -999 is."""
     values = column[~np.isnan(column)]
     feature["missing"] = len(column) - len(values)  # rows
     if feature["type"] in ("category", "boolean"):
@@ -891,21 +875,17 @@ class DataFrameEstimator(BaseEstimator):
 
 def read_as_pandas(content: bytes, separator: str, rows: pd.Index, card: dict) -> pd.DataFrame:
     """Return these rows of the DataFrame that a notebook would have read."""
-    encoding = card["told"].get("encoding") or find_encoding(content)[0]
-    options = {"sep": separator, "decimal": card["decimal"], "encoding": encoding}
+    options = {"sep": separator, "decimal": card["decimal"], "index_col": False}
+    options["encoding"] = card["told"].get("encoding") or find_encoding(content)[0]
     try:
-        frame = pd.read_csv(io.BytesIO(content), index_col=False, **options)
-        return frame.iloc[rows].reset_index(drop=True)
+        return pd.read_csv(io.BytesIO(content), **options).iloc[rows].reset_index(drop=True)
     except (ValueError, IndexError) as error:
         raise Refusal(f"pandas.read_csv can't read the table: {in_one_line(error)}") from None
 
 
 def learn_columns(frame: pd.DataFrame, key_of: dict, X: np.ndarray, card: dict) -> list[tuple]:
     """Return for each column its key, its dtype, the place of its feature in the array (None: the
-    model does without), the cell that stands for each value there, and how a date is written.
-
-    Each cell is from the first row that has it: so nothing is guessed about pandas.
-    """
+    model does without), the first cell that stands for each value, and how a date is written."""
     places = [feature["name"] for feature in card["features"]]
     columns = []
     for name, key in key_of.items():
@@ -972,12 +952,9 @@ def in_one_line(error: Exception) -> str:
 
 
 def read_given(model: BaseEstimator, table: pd.DataFrame, y: pd.Series, card: dict) -> np.ndarray:
-    """Do what read_features() does, for the columns that a model takes and in its order; put the
-    model on the card, wrapped.
-
-    The answers for all rows are compared: from the array, and straight from pandas.read_csv.
-    Without this, what is served may be another model in silence.
-    """
+    """Do what read_features() does, for the columns that a model takes and in its order; compare
+    its answers from the array with those straight from pandas.read_csv. Without this, what is
+    served may be another model in silence."""
     frame = card["frame"]()
     name_of = dict(zip(frame, table))  # pandas has a.1 for a (2)
     target = frame.pop(frame.columns[table.columns.get_loc(card["target"])])
@@ -1035,11 +1012,9 @@ def answers_of(given: DataFrameEstimator, frame: pd.DataFrame) -> np.ndarray:
     return np.asarray(answers, float).reshape(len(frame), -1)
 
 
-def describe_given(
-    given: DataFrameEstimator, frame: pd.DataFrame, key_of: dict, texts: pd.Series, card: dict
-) -> dict | str:
-    """Return a feature's type: a number, or a category of all its texts, where describe_column()
-    would lose something. What it would leave out is, if the model does without."""
+def describe_given(given, frame: pd.DataFrame, key_of: dict, texts: pd.Series, card: dict):
+    """Return a number, or a category of all texts, where describe_column() would lose something;
+    the reason to leave the column out, if the model does without."""
     if texts.name not in key_of:
         return "the model doesn't take it"
     key, found = key_of[texts.name], describe_column(texts, card)
@@ -1168,7 +1143,7 @@ def make_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dic
     classes = card.get("classes", [])
     is_large = card["rows"] * max(1, len(classes)) > LARGE_WORK
     order = find_order(X, card) if groups is None else None
-    folds, words = [], "shuffled" if groups is None else f"by whole groups of '{groups.name}'"
+    folds = []
     if order is not None:
         folds = [(order[fit], order[test]) for fit, test in TimeSeriesSplit(FOLDS).split(X)]
         folds = folds[-1:] if is_large else folds
@@ -1177,8 +1152,10 @@ def make_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dic
         if min(len(set(y[folds[0][0]])), len(set(y[tested]))) < len(classes):
             card["notes"].append("but not every class has early and late rows: measured on any")
             folds = []
-    words = "later rows only" if folds else words
-    folds = folds or shuffled_folds(X, y, groups, card)
+    words = "later rows only"
+    if not folds:
+        words = "shuffled" if groups is None else f"by whole groups of '{groups.name}'"
+        folds = shuffled_folds(X, y, groups, card)
     card["measured"] = f"{FOLDS} folds, {words}"
     if is_large:
         fit, test = folds[-1]
@@ -1191,11 +1168,8 @@ def make_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dic
 
 
 def find_order(X: np.ndarray, card: dict) -> np.ndarray | None:
-    """Return the rows by their time if the table is in its order, or in the reverse; else None.
-
-    A time is a date; a number called one that goes on in equal steps (a name alone is no proof);
-    or seconds since 1970.
-    """
+    """Return the rows by their time, if the table is in its order or the reverse: a date, seconds
+    since 1970, or a number called a time in equal steps (a name alone is no proof)."""
     for feature, column in zip(card["features"], X.T):
         name, steps = feature["name"], np.diff(column)
         steps = steps[steps != 0]
@@ -1209,8 +1183,7 @@ def find_order(X: np.ndarray, card: dict) -> np.ndarray | None:
 
 
 def shuffled_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dict) -> Folds:
-    """Return folds of rows in any order; the rows of a group, or those that are equal in all
-    features, are in one fold."""
+    """Return folds of any rows; those of a group, or equal in all features, are in one fold."""
     keys = groups
     if groups is None:
         keys = pd.util.hash_pandas_object(pd.DataFrame(X), index=False)
@@ -1238,8 +1211,7 @@ IMPORTANCE_ROWS = 500  # of each fold, drawn at random: enough to rank the featu
 
 
 def find_models(X: np.ndarray, card: dict) -> dict[str, BaseEstimator]:
-    """Return the given model, or the candidates of build_model(), by name; refuse what can't be
-    saved, before anything is fitted."""
+    """Return the given model, or those of build_model(), by name; refuse what can't be saved."""
     read_frame, given = card.pop("frame"), card.pop("given", None)
     if given is not None:
         words = "models like the one that is served"
@@ -1334,21 +1306,17 @@ def score(y: np.ndarray, answers: np.ndarray, card: dict) -> dict[str, float]:
     return scores
 
 
-def measure_importance(
-    clones: list, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
-) -> dict:
+def measure_importance(clones: list, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict):
     """Return how much shuffling each feature worsens the loss on unseen rows, largest first."""
-    options = {"greater_is_better": False}
-    loss = metrics.make_scorer(metrics.root_mean_squared_error, **options)
+    loss = "neg_root_mean_squared_error"
     if "classes" in card:
-        options |= {"response_method": "predict_proba", "labels": card["classes"]}
-        loss = metrics.make_scorer(metrics.log_loss, **options)
-    means, repeats = [], FOLDS // len(folds)
+        options = {"response_method": "predict_proba", "labels": card["classes"]}
+        loss = metrics.make_scorer(metrics.log_loss, greater_is_better=False, **options)
+    options = {"scoring": loss, "n_repeats": FOLDS // len(folds), "random_state": 0}
+    means = []
     for model, (_, test) in zip(clones, folds):
         rows = np.random.default_rng(0).permutation(test)[:IMPORTANCE_ROWS]
-        found = permutation_importance(
-            model, X[rows], y[rows], scoring=loss, n_repeats=repeats, random_state=0
-        )
+        found = permutation_importance(model, X[rows], y[rows], **options)
         means.append(found.importances_mean)
     mean = pd.Series(np.mean(means, axis=0), [feature["name"] for feature in card["features"]])
     return mean.sort_values(ascending=False, kind="stable").to_dict()
@@ -1361,12 +1329,11 @@ BANDS, BAND_ROWS = 5, 50  # of a regression's predictions, each with errors of i
 
 
 def measure_uncertainty(answers: np.ndarray, truth: np.ndarray, y: np.ndarray, card: dict) -> dict:
-    """Return what sets of labels, or intervals, need: the error that COVERAGE of the rows of each
-    class, or band of the prediction, stay within (Mondrian conformal prediction: Angelopoulos and
-    Bates, "A Gentle Introduction to Conformal Prediction", 2021).
+    """Return the error that COVERAGE of the rows of each class, or band of the prediction, stay
+    within (Mondrian: Angelopoulos and Bates, "A Gentle Introduction to Conformal Prediction", 2021).
 
-    The errors are those of models like the one that is served, fitted to fewer rows: so it is
-    neither split conformal prediction nor CV+, whose guarantees are exact.
+    The models are like the one that is served, but fitted to fewer rows: so it is neither split
+    conformal prediction nor CV+, whose guarantees are exact.
     """
     if "classes" in card:
         groups, group = len(card["classes"]), np.searchsorted(card["classes"], truth)
@@ -1388,8 +1355,7 @@ def measure_uncertainty(answers: np.ndarray, truth: np.ndarray, y: np.ndarray, c
 
 
 def measure_cutoffs(answers: np.ndarray, truth: np.ndarray, card: dict) -> dict:
-    """Return the rarer of two labels, and for some probabilities from which on it may be taken for
-    the answer, the precision and the recall."""
+    """Return the rarer of two labels, and what taking it from a probability on would give."""
     label = min(card["classes"], key=truth.tolist().count)
     is_label, rows = truth == label, []
     for cutoff in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9):
@@ -1420,12 +1386,10 @@ def note_results(answers: np.ndarray, truth: np.ndarray, card: dict) -> None:
     elif left < 0.03:
         notes.append(f"almost nothing is left to guess, by {' and '.join(names[:2])}: {question}")
     losses = losses_of(truth, answers, card)
-    worst, share = losses.argmax(), 100 * losses.max() / losses.sum()
-    if "classes" not in card and share > 50:
+    worst = losses.argmax()
+    if "classes" not in card and losses[worst] > 0.5 * losses.sum():
         words = f"{show(truth[worst])} where about {show(answers[worst])} was expected"
-        notes.append(
-            f"one row alone, {words}, makes {share:.0f} % of the squared error: is it right?"
-        )
+        notes.append(f"one row alone, {words}, makes over half of the squared error: is it right?")
 
 
 def load_before() -> dict | None:
@@ -1446,17 +1410,19 @@ def told_before(before: dict | None, table: pd.DataFrame, told: dict) -> dict:
     return old["told"] if is_same and sum(same) > len(same) / 2 else {}
 
 
-def say_before(before: dict | None, y: np.ndarray, card: dict) -> None:
+def say_before(before: dict, y: np.ndarray, card: dict) -> None:
     """Print what the model of before was, and how good it is on the rows of now."""
     old, loss = before["card"], next(iter(card["metrics"]))
-    if old["target"] != card["target"] or old.get("classes") != card.get("classes"):
+    if old["target"] != card["target"] or loss not in old["metrics"]:
         print(f"it replaces a model of something else: '{old['title']}'")
         return
-    method = "predict_proba" if "classes" in card else "predict"
-    answers = np.asarray(getattr(before["model"], method)(before["X"]), float).squeeze()
-    then = f"{old['estimator']}, {loss.replace('_', ' ')} {show(old['metrics'][loss])}"
-    print(f"before: {then} on {old['rows']:,} rows, {old['trained']}")
-    print(f"  on these rows, of which it may know some, {show(score(y, answers, card)[loss])}")
+    then, now = show(old["metrics"][loss]), show(card["metrics"][loss])
+    name = f"{old['estimator']}, of {old['rows']:,} rows, {old['trained']}"
+    print(f"before: {name}: {loss.replace('_', ' ')} {then}; now {now}")
+    if old.get("classes") == card.get("classes"):
+        method = "predict_proba" if "classes" in card else "predict"
+        answers = np.asarray(getattr(before["model"], method)(before["X"]), float).squeeze()
+        print(f"  {show(score(y, answers, card)[loss])} on these rows, of which it may know some")
     names = {feature["name"] for feature in card["features"]}
     gone = [feature["name"] for feature in old["features"] if feature["name"] not in names]
     if gone:
@@ -1464,8 +1430,6 @@ def say_before(before: dict | None, y: np.ndarray, card: dict) -> None:
 
 
 # what is saved
-
-BACKGROUND_ROWS = 100  # against which the API explains an answer
 
 
 def pick_examples(answers: np.ndarray, X: np.ndarray, y: np.ndarray, card: dict) -> list[dict]:
@@ -1506,7 +1470,7 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
     artifact = {
         "model": model,
         "card": card,
-        "background": np.random.default_rng(0).permutation(X)[:BACKGROUND_ROWS],
+        "background": np.random.default_rng(0).permutation(X)[:100],  # to explain an answer by
         "by_probability": by_probability,  # the predicted label is always the most probable one
         "low": low,
         "high": high,
