@@ -16,7 +16,6 @@ import io
 import math
 import os
 import pickle
-import platform
 import re
 import sys
 import time
@@ -28,7 +27,6 @@ from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 # boosting's threads wait for each other at each step: on a shared machine, slower than one thread
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -55,22 +53,7 @@ from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, OneHotEncod
 from sklearn.utils import get_tags
 
 MODEL_PATH = Path(os.environ.get("MODEL_PATH") or "model.joblib")
-OPTIONS = {  # of the command line, and of prepare()
-    "target": "the column to predict; left out: the last one",
-    "task": "classification or regression; left out: told from the target",
-    "title": "the page's heading",
-    "description": "the line below it",
-    "drop": "columns to leave out, separated by commas",
-    "group": "a column whose rows of one value (a person, a station) stay in one fold",
-    "empty": "what an empty cell of the target means, such as no",
-    "decimal": "the decimal mark, where no cell tells",
-    "encoding": "of the file, where it is told wrong",
-}
 Folds = list[tuple[np.ndarray, np.ndarray]]  # rows to fit to, and rows to test on
-
-
-class Refusal(ValueError):
-    """What is wrong, in one line, and what to do."""
 
 
 def main() -> None:
@@ -104,11 +87,9 @@ def main() -> None:
     print("next: bash start.sh; where it runs already, the new model is served by itself")
 
 
-def prepare(path: str | None = None, model: str = "", before: Any = None, **options: Any) -> tuple:
-    """Return what a model is fitted to and measured on: X, float64 of shape (rows, features), the
-    target y, folds, and the card so far. The options are those of the command line.
-
-    So a notebook can look for better settings, to be pasted into build_model():
+def prepare(path=None, model: str = "", before: dict | None = None, **options: str) -> tuple:
+    """Return X, float64 of shape (rows, features), the target y, folds, and the card so far. The
+    options are OPTIONS. So a notebook can look for settings, to be pasted into build_model():
     X, y, folds, card = prepare("sales.csv", target="price")
     RandomizedSearchCV(estimator, settings, cv=folds).fit(X, y).best_params_
     """
@@ -164,11 +145,28 @@ def start_card(target: str, about: dict, told: dict, notes: list[str]) -> dict:
         "rows": 0,  # trained on
         "dropped": [],  # columns, rows and cells left out, each with the reason
         "told": told,  # on the command line: the defaults of the next run on this table
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "versions": {"python": sys.version.split()[0]} | {p: version(p) for p in packages},
     }
 
 
 # the story ends here: below is how each step is done, with the care that real tables need
+
+
+class Refusal(ValueError):
+    """What is wrong, in one line, and what to do."""
+
+
+OPTIONS = {  # of the command line, and of prepare()
+    "target": "the column to predict; left out: the last one",
+    "task": "classification or regression; left out: told from the target",
+    "title": "the page's heading",
+    "description": "the line below it",
+    "drop": "columns to leave out, separated by commas",
+    "group": "a column whose rows of one value (a person, a station) stay in one fold",
+    "empty": "what an empty cell of the target means, such as no",
+    "decimal": "the decimal mark, where no cell tells",
+    "encoding": "of the file, where it is told wrong",
+}
 
 
 def read_options() -> dict[str, str | None]:
@@ -841,8 +839,9 @@ class DataFrameEstimator(BaseEstimator):
             frame[key] = values
         return pd.DataFrame(frame)
 
-    def ask(self, method: str, frame: pd.DataFrame) -> np.ndarray:
+    def ask(self, frame: pd.DataFrame, method: str = "") -> np.ndarray:
         """Return the estimator's answers; one without names was fitted to an array."""
+        method = method or ("predict_proba" if self.labels else "predict")
         has_names = hasattr(self.estimator_, "feature_names_in_")
         return getattr(self.estimator_, method)(frame if has_names else frame.to_numpy())
 
@@ -852,14 +851,14 @@ class DataFrameEstimator(BaseEstimator):
         return self
 
     def predict(self, X):
-        answers = self.ask("predict", self.make_frame(X))
+        answers = self.ask(self.make_frame(X), "predict")
         if not self.labels:
             return answers
         texts = {label: text for text, label in self.labels.items()}
         return np.array([texts[label] for label in np.ravel(answers).tolist()])
 
     def predict_proba(self, X):
-        answers = self.ask("predict_proba", self.make_frame(X))
+        answers = self.ask(self.make_frame(X), "predict_proba")
         if not self.labels:
             return answers
         theirs = np.ravel(self.estimator_.classes_).tolist()
@@ -900,6 +899,7 @@ def learn_columns(frame: pd.DataFrame, key_of: dict, X: np.ndarray, card: dict) 
             elif feature["type"] == "date":
                 day_first = feature["format"].startswith("%d")
                 layout = guess_datetime_format(str(cells.iloc[0]), day_first) or "%Y-%m-%d"
+                cells = cells[cells.index.isna()]  # what stands for a gap
         columns.append((key, column.dtype, place, cells, layout))
     return columns
 
@@ -966,7 +966,7 @@ def read_given(model: BaseEstimator, table: pd.DataFrame, y: pd.Series, card: di
     if "classes" in card:
         given.labels = match_labels(model, target, y, card)
     try:
-        answers = answers_of(given, frame)
+        answers = np.asarray(given.ask(frame), float)
     except Exception as error:  # noqa: BLE001 an estimator may raise anything
         words = f"the model can't answer for this table ({in_one_line(error)})"
         raise Refusal(f"{words}: it gets the columns as pandas.read_csv has them") from None
@@ -975,8 +975,9 @@ def read_given(model: BaseEstimator, table: pd.DataFrame, y: pd.Series, card: di
     given.columns = learn_columns(frame, key_of, X, card)
 
     made = given.make_frame(X)
-    close = np.isclose(answers_of(given, made), answers, rtol=1e-9, atol=1e-12, equal_nan=True)
-    same = close.all(axis=1)
+    again = np.asarray(given.ask(made), float)
+    same = np.isclose(again, answers, rtol=1e-9, atol=1e-12, equal_nan=True)
+    same = same.reshape(len(frame), -1).all(axis=1)
     words = f"same answers as from pandas.read_csv(): {same.sum():,} of {len(same):,} rows"
     if not same.all():
         row = int(same.argmin())
@@ -1006,12 +1007,6 @@ def match_labels(model: BaseEstimator, target: pd.Series, y: pd.Series, card: di
     raise Refusal(f"the model's labels are {theirs}, those of '{card['target']}' {texts}")
 
 
-def answers_of(given: DataFrameEstimator, frame: pd.DataFrame) -> np.ndarray:
-    """Return the model's answers for a table, of shape (rows, classes or 1)."""
-    answers = given.ask("predict_proba" if given.labels else "predict", frame)
-    return np.asarray(answers, float).reshape(len(frame), -1)
-
-
 def describe_given(given, frame: pd.DataFrame, key_of: dict, texts: pd.Series, card: dict):
     """Return a number, or a category of all texts, where describe_column() would lose something;
     the reason to leave the column out, if the model does without."""
@@ -1022,7 +1017,7 @@ def describe_given(given, frame: pd.DataFrame, key_of: dict, texts: pd.Series, c
     if isinstance(found, str):
         gaps = frame.assign(**{key: frame[key].where(np.zeros(len(frame), bool))})
         try:
-            if np.array_equal(answers_of(given, frame), answers_of(given, gaps)):
+            if np.array_equal(given.ask(frame), given.ask(gaps)):
                 return f"{found.partition(';')[0]}, and the model answers the same without it"
         except Exception:  # noqa: BLE001, S110 an estimator may raise anything
             pass
