@@ -94,7 +94,8 @@ def prepare(path=None, model: str = "", before: dict | None = None, **options: s
     RandomizedSearchCV(estimator, settings, cv=folds).fit(X, y).best_params_
     """
     content, about = load_table(path)
-    table, separator, notes = read_frame(content, options.get("encoding"))
+    encoding, notes = find_encoding(content, options.get("encoding"))
+    table, separator = read_frame(content, encoding)
     told = {key: value for key, value in options.items() if value}
     if "drop" in told:
         told["drop"] = [find_column(name.strip(), table) for name in told["drop"].split(",")]
@@ -109,7 +110,8 @@ def prepare(path=None, model: str = "", before: dict | None = None, **options: s
     if before:
         before["X"] = encode(table.loc[rows], before["card"])[0]
     groups = table.loc[rows, find_column(told["group"], table)] if "group" in told else None
-    card["frame"] = partial(read_as_pandas, content, separator, rows, card)
+    csv_options = {"sep": separator, "decimal": card["decimal"], "encoding": encoding}
+    card["frame"] = partial(read_as_pandas, content, rows, csv_options)
     if model:
         X = read_given(given, table, target, card)
     else:
@@ -210,10 +212,12 @@ def load_table(path: str | None) -> tuple[bytes, dict]:
     }
 
 
-def find_encoding(content: bytes) -> tuple[str, str]:
+def find_encoding(content: bytes, told: str | None = None) -> tuple[str, list[str]]:
     """Return how a text is encoded, and a note where that had to be assumed."""
+    if told:
+        return told, []
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16", ""
+        return "utf-16", []
     if b"\0" in content:
         raise Refusal("the file is no text: export the table as CSV")
     text, good, bad = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", "replace"), 0, 0
@@ -221,10 +225,10 @@ def find_encoding(content: bytes) -> tuple[str, str]:
         bad += part.count("\ufffd")
         good += len(re.findall(r"[^\0-\x7f\ufffd]", part))
     if bad == 0:
-        return "utf-8-sig", ""
+        return "utf-8-sig", []
     if good > 10 * bad:
-        return "utf-8-sig", f"the file is not quite UTF-8: {bad} bytes are read as \ufffd"
-    return "cp1252", "the file is not UTF-8, and is read as cp1252: --encoding overrides"
+        return "utf-8-sig", [f"the file is not quite UTF-8: {bad} bytes are read as \ufffd"]
+    return "cp1252", ["the file is not UTF-8, and is read as cp1252: --encoding overrides"]
 
 
 def find_separator(sample: str) -> tuple[str, int]:
@@ -250,7 +254,7 @@ def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, 
     that is too short is filled with gaps, one that is too long comes as it is."""
     if content.startswith((b"sep=", b"\xef\xbb\xbfsep=")):  # a line for Excel
         content = content.partition(b"\n")[2]
-    encoding = encoding or find_encoding(content)[0]
+    encoding, _ = find_encoding(content, encoding)
     text = io.TextIOWrapper(io.BytesIO(content), encoding, "replace", newline="")
     separator, above = find_separator(text.read(100_000))
     rows = read_rows(text, separator)
@@ -300,10 +304,9 @@ def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
         raise Refusal("a quote near its end is never closed")
 
 
-def read_frame(content: bytes, encoding: str | None) -> tuple[pd.DataFrame, str, list[str]]:
-    """Return the table, all texts; its separator; and a note where its encoding was assumed."""
+def read_frame(content: bytes, encoding: str) -> tuple[pd.DataFrame, str]:
+    """Return the table, all texts, and its separator."""
     try:
-        note = "" if encoding else find_encoding(content)[1]
         names, separator, rows = read_table(content, encoding)
     except LookupError:
         raise Refusal(f"there is no encoding '{encoding}': give one such as cp1252") from None
@@ -319,7 +322,7 @@ def read_frame(content: bytes, encoding: str | None) -> tuple[pd.DataFrame, str,
     table = table[(table != "").any(axis=1) & (table != names).any(axis=1)]  # the header again
     if table.empty:
         raise Refusal("the table has a header and no rows")
-    return table, separator, [note] if note else []
+    return table, separator
 
 
 def find_column(name: str | None, table: pd.DataFrame) -> str:
@@ -415,12 +418,11 @@ def find_mark(texts: Iterable[str], otherwise: str) -> tuple[str, str | None]:
 
 def find_decimal(table: pd.DataFrame, separator: str, notes: list[str]) -> str:
     """Return the decimal mark for which most cells speak; note where it had to be assumed."""
-    texts = [text for name in table for text in table[name].head(1000).unique()]
-    mark, unclear = find_mark(texts, "")
+    mark, unclear = find_mark(pd.unique(table.head(1000).to_numpy().ravel("F")), "")
     if mark or not unclear or separator == ",":
         return mark or "."
     # no cell tells: where commas don't separate the cells, they are likely to be decimal marks
-    one, two = (split_number(unclear, each)[0] for each in ",.")
+    one, two = split_number(unclear, ",")[0], split_number(unclear, ".")[0]
     notes.append(f"'{unclear}' is read as {one:.10g}; --decimal . makes it {two:.10g}")
     return ","
 
@@ -565,8 +567,7 @@ def check_file(columns: Columns, card: dict) -> None:
             if layout == feature["format"].translate(SWAPPED_DAY):
                 words = "day and month the other way round"
         if words:
-            words = f"the cells of '{feature['name']}' seem to have {words}"
-            raise Refusal(f"{words}: write them as the table was that the model is trained on")
+            raise Refusal(f"cells of '{feature['name']}' seem to have {words}, unlike in training")
 
 
 # the target
@@ -608,8 +609,9 @@ def read_target(table: pd.DataFrame, card: dict) -> tuple[pd.Series, pd.DataFram
     if different == 1:
         raise Refusal(f"'{name}' is always '{y.iloc[0]}': there is nothing to learn; see --empty")
     if "classes" in card and not 2 <= different <= MAX_CLASSES:
-        words = f"'{name}' has {different} classes of {FOLDS} rows or more"
-        raise Refusal(f"{words}, not 2 to {MAX_CLASSES}: is --target or --task another?")
+        raise Refusal(
+            f"'{name}' has {different} classes of {FOLDS} rows or more: is --task another?"
+        )
     if len(y) < MIN_ROWS:
         raise Refusal(f"{len(y)} usable rows: give {MIN_ROWS} or more where '{name}' is known")
     return y, table.drop(index=others.index)
@@ -872,12 +874,11 @@ class DataFrameEstimator(BaseEstimator):
         return get_tags(self.estimator)
 
 
-def read_as_pandas(content: bytes, separator: str, rows: pd.Index, card: dict) -> pd.DataFrame:
+def read_as_pandas(content: bytes, rows: pd.Index, options: dict) -> pd.DataFrame:
     """Return these rows of the DataFrame that a notebook would have read."""
-    options = {"sep": separator, "decimal": card["decimal"], "index_col": False}
-    options["encoding"] = card["told"].get("encoding") or find_encoding(content)[0]
     try:
-        return pd.read_csv(io.BytesIO(content), **options).iloc[rows].reset_index(drop=True)
+        frame = pd.read_csv(io.BytesIO(content), index_col=False, **options)
+        return frame.iloc[rows].reset_index(drop=True)
     except (ValueError, IndexError) as error:
         raise Refusal(f"pandas.read_csv can't read the table: {in_one_line(error)}") from None
 
@@ -1371,8 +1372,9 @@ def note_results(answers: np.ndarray, truth: np.ndarray, card: dict) -> None:
     gains = np.maximum(list(card["importance"].values()), 0.0)
     question = f"is it known before '{card['target']}' is? --drop leaves a column out"
     if card["estimator"] == "dummy":
-        words = "no model is better than the dummy, which ignores the features, so it is served"
-        notes.insert(0, f"{words}: these columns say nothing")
+        notes.insert(
+            0, "no model is better than the dummy, which ignores all columns: it is served"
+        )
     elif left > 0.99:
         word = "hardly better" if left <= 1 else f"{100 * left - 100:.2g} % worse"
         notes.insert(0, f"{word} than the dummy: these columns say little")
@@ -1418,10 +1420,6 @@ def say_before(before: dict, y: np.ndarray, card: dict) -> None:
         method = "predict_proba" if "classes" in card else "predict"
         answers = np.asarray(getattr(before["model"], method)(before["X"]), float).squeeze()
         print(f"  {show(score(y, answers, card)[loss])} on these rows, of which it may know some")
-    names = {feature["name"] for feature in card["features"]}
-    gone = [feature["name"] for feature in old["features"] if feature["name"] not in names]
-    if gone:
-        print(f"  it had {', '.join(gone)}, too")
 
 
 # what is saved
