@@ -22,6 +22,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
@@ -1017,11 +1018,9 @@ def describe_given(given, frame: pd.DataFrame, key_of: dict, texts: pd.Series, c
     is_numeric = is_numeric_dtype(frame[key].dtype)
     if isinstance(found, str):
         gaps = frame.assign(**{key: frame[key].where(np.zeros(len(frame), bool))})
-        try:
+        with suppress(Exception):  # an estimator may raise anything
             if np.array_equal(given.ask(frame), given.ask(gaps)):
                 return f"{found.partition(';')[0]}, and the model answers the same without it"
-        except Exception:  # noqa: BLE001, S110 an estimator may raise anything
-            pass
         if found in ("empty", "free text"):
             raise Refusal(f"the model needs column '{texts.name}', which is {found}")
     elif found["type"] in ("boolean", "date") and not is_numeric:
@@ -1167,13 +1166,14 @@ def find_order(X: np.ndarray, card: dict) -> np.ndarray | None:
     """Return the rows by their time, if the table is in its order or the reverse: a date, seconds
     since 1970, or a number called a time in equal steps (a name alone is no proof)."""
     for feature, column in zip(card["features"], X.T):
-        name, steps = feature["name"], np.diff(column)
+        if not is_in_order(column):
+            continue
+        steps = np.diff(column)
         steps = steps[steps != 0]
-        is_even = TIME.search(name) and len(steps) and np.allclose(steps, steps[0])
-        ends = np.nanmin(column), np.nanmax(column)
-        is_epoch = feature["type"] == "number" and 5e8 < ends[0] and ends[1] < 3e9
-        if (feature["type"] == "date" or is_even or is_epoch) and is_in_order(column):
-            card["notes"].append(f"the rows are in order of time, by '{name}'")
+        is_even = TIME.search(feature["name"]) and np.allclose(steps, steps[0])
+        is_epoch = 5e8 < np.nanmin(column) and np.nanmax(column) < 3e9
+        if feature["type"] == "date" or is_even or is_epoch:
+            card["notes"].append(f"the rows are in order of time, by '{feature['name']}'")
             return np.argsort(column, kind="stable")
     return None
 
@@ -1391,12 +1391,9 @@ def note_results(answers: np.ndarray, truth: np.ndarray, card: dict) -> None:
 
 def load_before() -> dict | None:
     """Return what will be replaced, or None if it is nothing that can be read."""
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            before = joblib.load(MODEL_PATH)
-            return before if "told" in before["card"] else None
-    except Exception:  # noqa: BLE001 a pickle may raise anything
-        return None
+    with suppress(Exception), warnings.catch_warnings(action="ignore"):  # it may raise anything
+        before = joblib.load(MODEL_PATH)
+        return before if "told" in before["card"] else None
 
 
 def told_before(before: dict | None, table: pd.DataFrame, told: dict) -> dict:
