@@ -260,8 +260,10 @@ def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, 
     separator, above = find_separator(text.read(100_000))
     rows = read_rows(text, separator)
     header = next(islice(rows, above, None), [])
-    if not 0 < len(header) <= MAX_COLUMNS:
-        raise Refusal(f"the table is empty, or has more than {MAX_COLUMNS:,} columns")
+    if not header:
+        raise Refusal("the table is empty: give one with a header row")
+    if len(header) > MAX_COLUMNS:
+        raise Refusal(f"the table has more than {MAX_COLUMNS:,} columns")
     times: dict[str, int] = {}  # that each name has come so far
     for place, name in enumerate(header, 1):
         name = unique = name.strip() or f"column {place}"
@@ -279,12 +281,12 @@ def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
     has_blanks = f'{separator} "' in text.read(100_000)  # before the quotes
     text.seek(0)
     csv.field_size_limit(MAX_ROW_CHARACTERS)
-    lines: list[str] = []  # of the row that is being read
+    lines, size = [], 0  # of the row that is being read, and of the blank lines above it
 
     def read_lines() -> Iterator[str]:
-        size = 0
+        nonlocal size
         while line := text.readline(MAX_ROW_CHARACTERS):
-            size = len(line) + (size if lines else 0)
+            size += len(line)
             if size >= MAX_ROW_CHARACTERS:
                 raise Refusal(f"a row has over {MAX_ROW_CHARACTERS:,} characters")
             lines.append(line)
@@ -299,7 +301,7 @@ def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
             rows = split if {len(cells) for cells in split} == {width} else rows
         lines.clear()
         for cells in rows:
-            width = len(cells)
+            size, width = 0, len(cells)
             yield cells[: MAX_COLUMNS + 1]
     if row and rows == [row]:
         raise Refusal("a quote near its end is never closed")
