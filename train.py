@@ -54,7 +54,6 @@ from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, OneHotEncod
 from sklearn.utils import get_tags
 
 MODEL_PATH = Path(os.environ.get("MODEL_PATH") or "model.joblib")
-Folds = list[tuple[np.ndarray, np.ndarray]]  # rows to fit to, and rows to test on
 
 
 def main() -> None:
@@ -82,9 +81,8 @@ def main() -> None:
         print(f"  note: {note}")
     if before:
         say_before(before, y, card)
-    sha256 = save(model, X, card)
-    size, seconds = MODEL_PATH.stat().st_size, time.perf_counter() - started
-    print(f"saved {MODEL_PATH}: {size:,} bytes, sha256 {sha256}, {seconds:.1f} s in all")
+    sha256, seconds = save(model, X, card), time.perf_counter() - started
+    print(f"saved {MODEL_PATH}: sha256 {sha256}, {seconds:.1f} s in all")
     print("next: bash start.sh; where it runs already, the new model is served by itself")
 
 
@@ -92,8 +90,7 @@ def prepare(path=None, model: str = "", before: dict | None = None, **options: s
     """Return X, float64 of shape (rows, features), the target y, folds, and the card so far. The
     options are OPTIONS. So a notebook can look for settings, to be pasted into build_model():
     X, y, folds, card = prepare("sales.csv", target="price")
-    RandomizedSearchCV(estimator, settings, cv=folds).fit(X, y).best_params_
-    """
+    RandomizedSearchCV(estimator, settings, cv=folds).fit(X, y).best_params_"""
     content, about = load_table(path)
     encoding, notes = find_encoding(content, options.get("encoding"))
     table, separator = read_frame(content, encoding)
@@ -101,8 +98,8 @@ def prepare(path=None, model: str = "", before: dict | None = None, **options: s
     if "drop" in told:
         told["drop"] = [find_column(name.strip(), table) for name in told["drop"].split(",")]
     told = told_before(before, table, told) | told
-    given = load_given(model) if model else None
     if model:
+        given = load_given(model)
         told["task"] = "classification" if hasattr(given, "predict_proba") else "regression"
     card = start_card(find_column(told.get("target"), table), about, told, notes)
     card["decimal"] = told.get("decimal") or find_decimal(table, separator, notes)
@@ -111,8 +108,8 @@ def prepare(path=None, model: str = "", before: dict | None = None, **options: s
     if before:
         before["X"] = encode(table.loc[rows], before["card"])[0]
     groups = table.loc[rows, find_column(told["group"], table)] if "group" in told else None
-    csv_options = {"sep": separator, "decimal": card["decimal"], "encoding": encoding}
-    card["frame"] = partial(read_as_pandas, content, rows, csv_options)
+    options = {"sep": separator, "decimal": card["decimal"], "encoding": encoding}
+    card["frame"] = partial(read_as_pandas, content, rows, options)
     if model:
         X = read_given(given, table, target, card)
     else:
@@ -1132,6 +1129,7 @@ def calendar_waves(days: np.ndarray) -> np.ndarray:
 # which rows they are fitted to, and which they are tested on
 
 DISORDER = 0.001  # the share of steps back that a table in order of time may have
+Folds = list[tuple[np.ndarray, np.ndarray]]  # rows to fit to, and rows to test on
 MAX_REPEATS = 10  # of one row; more are no accident, but all the combinations there are
 
 
