@@ -12,24 +12,22 @@ import argparse
 import csv
 import difflib
 import hashlib
-import importlib
 import io
 import math
 import os
 import pickle
-import platform
 import re
 import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 # boosting's threads wait for each other at each step: on a shared machine, slower than one thread
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -37,8 +35,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import joblib
 import numpy as np
 import pandas as pd
-from pandas.api.extensions import take
-from pandas.api.types import is_datetime64_any_dtype, is_integer_dtype, is_numeric_dtype
+from pandas.api.types import is_integer_dtype, is_numeric_dtype
 from pandas.tseries.api import guess_datetime_format
 from sklearn import metrics
 from sklearn.base import BaseEstimator, clone, is_classifier
@@ -57,22 +54,6 @@ from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, OneHotEncod
 from sklearn.utils import get_tags
 
 MODEL_PATH = Path(os.environ.get("MODEL_PATH") or "model.joblib")
-OPTIONS = {  # of the command line, and of prepare()
-    "target": "the column to predict; left out: the last one",
-    "task": "classification or regression; left out: told from the target",
-    "title": "the page's heading",
-    "description": "the line below it",
-    "drop": "columns to leave out, separated by commas",
-    "group": "a column whose rows of one value (a person, a station) stay in one fold",
-    "empty": "what an empty cell of the target means, such as no",
-    "decimal": "the decimal mark, where no cell tells",
-    "encoding": "of the file, where it is told wrong",
-}
-Folds = list[tuple[np.ndarray, np.ndarray]]  # rows to fit to, and rows to test on
-
-
-class Refusal(ValueError):
-    """What is wrong, in one line, and what to do."""
 
 
 def main() -> None:
@@ -98,47 +79,41 @@ def main() -> None:
         print("what matters most: " + ", ".join(list(card["importance"])[:3]))
     for note in card["notes"]:
         print(f"  note: {note}")
-    say_before(before, y, card)
-    sha256 = save(model, X, card)
-    size, seconds = MODEL_PATH.stat().st_size, time.perf_counter() - started
-    print(f"saved {MODEL_PATH}: {size:,} bytes, sha256 {sha256}, {seconds:.1f} s in all")
+    if before:
+        say_before(before, y, card)
+    sha256, seconds = save(model, X, card), time.perf_counter() - started
+    print(f"saved {MODEL_PATH}: sha256 {sha256}, {seconds:.1f} s in all")
     print("next: bash start.sh; where it runs already, the new model is served by itself")
 
 
-def prepare(path: str | None = None, model: str = "", before: Any = None, **options: Any) -> tuple:
-    """Return what a model is fitted to and measured on: X, float64 of shape (rows, features), the
-    target y, folds, and the card so far. The options are those of the command line.
-
-    So a notebook can look for better settings, to be pasted into build_model():
+def prepare(path=None, model: str = "", before: dict | None = None, **options: str) -> tuple:
+    """Return X, float64 of shape (rows, features), the target y, folds, and the card so far. The
+    options are OPTIONS. So a notebook can look for settings, to be pasted into build_model():
     X, y, folds, card = prepare("sales.csv", target="price")
-    RandomizedSearchCV(estimator, settings, cv=folds).fit(X, y).best_params_
-    """
+    RandomizedSearchCV(estimator, settings, cv=folds).fit(X, y).best_params_"""
     content, about = load_table(path)
-    table, separator, notes = read_frame(content, options.get("encoding"))
+    encoding, notes = find_encoding(content, options.get("encoding"))
+    table, separator = read_frame(content, encoding)
     told = {key: value for key, value in options.items() if value}
     if "drop" in told:
         told["drop"] = [find_column(name.strip(), table) for name in told["drop"].split(",")]
     told = told_before(before, table, told) | told
-    given = load_given(model) if model else None
     if model:
+        given = load_given(model)
         told["task"] = "classification" if hasattr(given, "predict_proba") else "regression"
     card = start_card(find_column(told.get("target"), table), about, told, notes)
     card["decimal"] = told.get("decimal") or find_decimal(table, separator, notes)
-    target = read_target(table, card)
+    target, table = read_target(table, card)
     y, rows = np.array(target.tolist()), target.index
     if before:
         before["X"] = encode(table.loc[rows], before["card"])[0]
     groups = table.loc[rows, find_column(told["group"], table)] if "group" in told else None
-    card["frame"] = partial(read_as_pandas, content, separator, rows, card)
-    if given is None:
-        X = read_features(table, rows, card, describe_column)
+    options = {"sep": separator, "decimal": card["decimal"], "encoding": encoding}
+    card["frame"] = partial(read_as_pandas, content, rows, options)
+    if model:
+        X = read_given(given, table, target, card)
     else:
-        given, frame, names = wrap_given(given, card["frame"](), list(table), y, card)
-        table = table[[*names, *table.columns.drop(names)]]
-        X = read_features(table, rows, card, partial(describe_given, given, frame, names))
-        given.columns = learn_columns(frame, names, X, card)
-        check_answers(given, frame, X, rows, card)
-        card["given"] = given
+        X = read_features(table, rows, card, describe_column)
     return X, y, make_folds(X, y, groups, card), card
 
 
@@ -170,11 +145,28 @@ def start_card(target: str, about: dict, told: dict, notes: list[str]) -> dict:
         "rows": 0,  # trained on
         "dropped": [],  # columns, rows and cells left out, each with the reason
         "told": told,  # on the command line: the defaults of the next run on this table
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "versions": {"python": sys.version.split()[0]} | {p: version(p) for p in packages},
     }
 
 
 # the story ends here: below is how each step is done, with the care that real tables need
+
+
+class Refusal(ValueError):
+    """What is wrong, in one line, and what to do."""
+
+
+OPTIONS = {  # of the command line, and of prepare()
+    "target": "the column to predict; left out: the last one",
+    "task": "classification or regression; left out: told from the target",
+    "title": "the page's heading",
+    "description": "the line below it",
+    "drop": "columns to leave out, separated by commas",
+    "group": "a column whose rows of one value (a person, a station) stay in one fold",
+    "empty": "what an empty cell of the target means, such as no",
+    "decimal": "the decimal mark, where no cell tells",
+    "encoding": "of the file, where it is told wrong",
+}
 
 
 def read_options() -> dict[str, str | None]:
@@ -201,32 +193,29 @@ MAX_ROW_CHARACTERS = 1_000_000  # a longer row is no row: a quote that nobody cl
 
 def load_table(path: str | None) -> tuple[bytes, dict]:
     """Return a table as CSV, and its name, title and description. Replace it for other sources:
-    `return pandas.read_sql(query, connection).to_csv(index=False).encode(), {}` is enough.
-
-    Without a path it is scikit-learn's wine data with the original publication's names.
-    """
+    `return pandas.read_sql(query, connection).to_csv(index=False).encode(), {}` is enough."""
     if path is not None:
         try:
-            name = Path(path).stem.encode(errors="replace").decode()
-            return Path(path).read_bytes(), {"name": name}
+            return Path(path).read_bytes(), {"name": Path(path).stem}
         except OSError as error:
-            words = f"'{path}' can't be read ({error.strerror}): give the path of a CSV file"
-            raise Refusal(words) from None
+            raise Refusal(f"'{path}' can't be read ({error.strerror})") from None
     wine = load_wine(as_frame=True)
     table = wine.data.rename(columns=lambda name: name.replace("_", " "))
     table["wine"] = np.array(["Barolo", "Grignolino", "Barbera"])[wine.target]
+    source = "M. Forina et al., PARVUS, 1988"
     return table.to_csv(index=False).encode(), {
         "name": "wine",
         "title": "Barolo, Grignolino or Barbera?",
-        "description": "Tells three wines of Piedmont apart by 13 measurements "
-        "(M. Forina et al., PARVUS, 1988).",
+        "description": f"Tells three wines of Piedmont apart by 13 measurements ({source}).",
     }
 
 
-def find_encoding(content: bytes) -> tuple[str, str]:
+def find_encoding(content: bytes, told: str | None = None) -> tuple[str, list[str]]:
     """Return how a text is encoded, and a note where that had to be assumed."""
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "utf-16", ""
+    if told:
+        return told, []
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16", []
     if b"\0" in content:
         raise Refusal("the file is no text: export the table as CSV")
     text, good, bad = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", "replace"), 0, 0
@@ -234,108 +223,90 @@ def find_encoding(content: bytes) -> tuple[str, str]:
         bad += part.count("\ufffd")
         good += len(re.findall(r"[^\0-\x7f\ufffd]", part))
     if bad == 0:
-        return "utf-8-sig", ""
+        return "utf-8-sig", []
     if good > 10 * bad:
-        return "utf-8-sig", f"the file is not quite UTF-8: {bad} bytes are read as \ufffd"
-    try:  # Chinese, or what Windows writes in the west
-        content[: content.rfind(b"\n", 0, 100_000)].decode(encoding := "gb2312")
-    except UnicodeDecodeError:
-        encoding = "cp1252"
-    return encoding, f"the file is not UTF-8, and is read as {encoding}: --encoding overrides"
+        return "utf-8-sig", [f"the file is not quite UTF-8: {bad} bytes are read as \ufffd"]
+    return "cp1252", ["the file is not UTF-8, and is read as cp1252: --encoding overrides"]
 
 
 def find_separator(sample: str) -> tuple[str, int]:
-    """Return what separates the cells of a table, and how many lines stand above its header.
-
-    It is what splits most of the first rows alike; of equals, the comma last: it may be a decimal
-    mark. With one column it is a semicolon that does not occur.
-    """
-    best, separator, above = (0, 1), ";", 0
+    """Return what splits most of the first rows alike, of equals the comma last, which may be a
+    decimal mark; and how many lines stand above the header."""
+    best, found = (0, 1), (";", 0)
     for mark in ";\t|,":
         lines = csv.reader(io.StringIO(sample, newline=""), delimiter=mark)
-        rows = [row for row in islice(lines, 100) if row]
-        width, times = Counter(map(len, rows)).most_common(1)[0] if rows else (1, 0)
-        wide = [row for row, cells in enumerate(rows) if len(cells) >= max(2, width - 1)] or [0]
+        rows = [row for row in islice(lines, 100) if row] or [[]]
+        [(width, times)] = Counter(map(len, rows)).most_common(1)
+        above = 0
+        while len(rows[above]) < min(width, max(2, width - 1)):
+            above += 1
         # a header has no numbers: else what stands above it is the header of one column
-        is_header = wide[0] == 0 or not any(map(PLAIN.fullmatch, rows[wide[0]]))
+        is_header = above == 0 or not any(map(PLAIN.fullmatch, rows[above]))
         if is_header and width > 1 and (times, width) > best:
-            best, separator, above = (times, width), mark, wide[0]
-    return separator, above
+            best, found = (times, width), (mark, above)
+    return found
 
 
 def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, Iterator]:
-    """Return the columns' names, the separator, and an iterator over the rows, lists of texts.
-
-    An empty name becomes the column's place, a repeated one gets a number. A row that is too
-    short is filled with gaps; one that is too long comes as it is. Raises Refusal, a ValueError.
-    """
+    """Return the columns' names, the separator, and an iterator over the rows, lists of texts: one
+    that is too short is filled with gaps, one that is too long comes as it is."""
     if content.startswith((b"sep=", b"\xef\xbb\xbfsep=")):  # a line for Excel
         content = content.partition(b"\n")[2]
-    encoding = encoding or find_encoding(content)[0]
+    encoding, _ = find_encoding(content, encoding)
     text = io.TextIOWrapper(io.BytesIO(content), encoding, "replace", newline="")
     separator, above = find_separator(text.read(100_000))
     rows = read_rows(text, separator)
-    header, first = next(islice(rows, above, None), None), list(islice(rows, 9))
-    if header is None:
+    header = next(islice(rows, above, None), [])
+    if not header:
         raise Refusal("the table is empty: give one with a header row")
-    if len(header) > 1 and {len(row) for row in first} == {len(header) + 1}:
-        header = ["", *header]  # R's names of the rows have no name
     if len(header) > MAX_COLUMNS:
         raise Refusal(f"the table has more than {MAX_COLUMNS:,} columns")
-    names: dict[str, int] = {}  # and how often each has come so far
+    times: dict[str, int] = {}  # that each name has come so far
     for place, name in enumerate(header, 1):
         name = unique = name.strip() or f"column {place}"
-        while unique in names:
-            names[name] += 1
-            unique = f"{name} ({names[name]})"
-        names[unique] = 1
-    filled = (row + [""] * (len(names) - len(row)) for row in chain(first, rows))
-    return list(names), separator, filled
+        while unique in times:
+            times[name] += 1
+            unique = f"{name} ({times[name]})"
+        times[unique] = 1
+    filled = (row + [""] * (len(times) - len(row)) for row in rows)
+    return list(times), separator, filled
 
 
 def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
-    """Yield from its start the rows that are not blank, without ever holding more than one.
-
-    Raises Refusal for a row that is too long, or a quote that is not closed.
-    """
-    lines, size = [], 0  # of the row that is being read
-
-    def read_lines() -> Iterator[str]:
-        nonlocal size
-        while line := text.readline(MAX_ROW_CHARACTERS):
-            lines.append(line)
-            size += len(line)
-            if size >= MAX_ROW_CHARACTERS:
-                raise Refusal(f"a row has over {MAX_ROW_CHARACTERS:,} characters")
-            yield line
-        yield "\n"  # a blank row: the last one, unless a quote has swallowed it
-
+    """Yield from its start the rows that are not blank, without ever holding more than one."""
     text.seek(0)
     has_blanks = f'{separator} "' in text.read(100_000)  # before the quotes
     text.seek(0)
     csv.field_size_limit(MAX_ROW_CHARACTERS)
-    options = {"delimiter": separator, "skipinitialspace": has_blanks}
-    width, row, swallowed = 0, [], False
-    for row in csv.reader(read_lines(), **options):
-        swallowed = False
+    lines, size = [], 0  # of the row that is being read, and of the blank lines above it
+
+    def read_lines() -> Iterator[str]:
+        nonlocal size
+        while line := text.readline(MAX_ROW_CHARACTERS):
+            size += len(line)
+            if size >= MAX_ROW_CHARACTERS:
+                raise Refusal(f"a row has over {MAX_ROW_CHARACTERS:,} characters")
+            lines.append(line)
+            yield line
+        yield "\n"  # a blank row: the last one, unless a quote has swallowed it
+
+    width, rows, row = 0, [], []
+    for row in csv.reader(read_lines(), delimiter=separator, skipinitialspace=has_blanks):
+        rows = [row] if row else []
         if len(lines) > 1:  # a cell of several lines, or rows that two stray quotes have made one
-            rows = [line.rstrip("\r\n").split(separator) for line in lines if line.strip()]
-            swallowed = {len(cells) for cells in rows} == {width}
+            split = [line.rstrip("\r\n").split(separator) for line in lines if line.strip()]
+            rows = split if {len(cells) for cells in split} == {width} else rows
         lines.clear()
-        if row:
-            size = 0
-            rows = rows if swallowed else [row]
-            width = len(rows[0])
-            yield from (cells[: MAX_COLUMNS + 1] for cells in rows)
-    if row and not swallowed:
+        for cells in rows:
+            size, width = 0, len(cells)
+            yield cells[: MAX_COLUMNS + 1]
+    if row and rows == [row]:
         raise Refusal("a quote near its end is never closed")
 
 
-def read_frame(content: bytes, encoding: str | None) -> tuple[pd.DataFrame, str, list[str]]:
-    """Return the table, all texts, without rows that are none; the separator; and a note where the
-    encoding had to be assumed."""
+def read_frame(content: bytes, encoding: str) -> tuple[pd.DataFrame, str]:
+    """Return the table, all texts, and its separator."""
     try:
-        note = "" if encoding else find_encoding(content)[1]
         names, separator, rows = read_table(content, encoding)
     except LookupError:
         raise Refusal(f"there is no encoding '{encoding}': give one such as cp1252") from None
@@ -344,25 +315,23 @@ def read_frame(content: bytes, encoding: str | None) -> tuple[pd.DataFrame, str,
     cells = []
     for place, row in enumerate(rows, 1):
         if any(row[len(names) :]):
-            hint = "does a line stand above the header?"
-            if any("\\" in cell for cell in row):
-                hint = 'is a quote within a cell written \\" instead of ""?'
+            hint = 'is a line above the header, or a quote in a cell written \\" instead of ""?'
             raise Refusal(f"row {place} has {len(row)} cells, the header {len(names)}: {hint}")
         cells.append([cell.strip() for cell in row[: len(names)]])
     table = pd.DataFrame(cells, columns=names, dtype=str)
-    table = table[(table != "").any(axis=1) & (table != names).any(axis=1)]
+    table = table[(table != "").any(axis=1) & (table != names).any(axis=1)]  # the header again
     if table.empty:
         raise Refusal("the table has a header and no rows")
-    return table, separator, [note] if note else []
+    return table, separator
 
 
 def find_column(name: str | None, table: pd.DataFrame) -> str:
     """Return this column's name, or the last one's that is not empty."""
     if name is None:
-        return [n for n in table if (table[n] != "").any()][-1]
+        return table.columns[(table != "").any()][-1]
     if name not in table:
-        nearest = difflib.get_close_matches(name, table, n=1, cutoff=0)
-        raise Refusal(f"there is no column '{name}': did you mean '{nearest[0]}'?")
+        nearest = difflib.get_close_matches(name, table, n=1, cutoff=0)[0]
+        raise Refusal(f"the table has no column '{name}': is it '{nearest}'?")
     return name
 
 
@@ -376,6 +345,7 @@ def leave_out(card: dict, reason: str, **what: str | int) -> None:
 
 MAX_NUMBER = 1e30  # the square of a larger one overflows inside many estimators
 SWAPPED = str.maketrans(".,", ",.")
+SWAPPED_DAY = str.maketrans("dm", "md")  # of a layout
 PLAIN = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?", re.ASCII)
 NUMBER = re.compile(  # < ( US$ - 1,234.5 e6 mi. - )
     r"[<>~]?=? ?([-+(]?)(US\$|Rs\.? ?|[$€£¥₹] ?|[A-Z]{3} |)(-?)"
@@ -393,12 +363,11 @@ MAGNITUDES |= {"million": 1e6, "billion": 1e9, "Mio.": 1e6, "Mrd.": 1e9, "Tsd.":
 
 def meanings_of(digits: str) -> dict[str, float]:
     """Return what digits mean by the decimal mark: 1,234 has two meanings, 0,5 and 1,234.5 one."""
-    spelled = {".": digits, ",": digits.translate(SWAPPED)}
-    return {
-        mark: float(re.sub(r"[^\d.]", "", text))
-        for mark, text in spelled.items()
-        if DIGITS.fullmatch(text)
-    }
+    meanings = {}
+    for mark, text in ((".", digits), (",", digits.translate(SWAPPED))):
+        if DIGITS.fullmatch(text):
+            meanings[mark] = float(re.sub(r"[^\d.]", "", text))
+    return meanings
 
 
 def split_number(text: str, decimal: str) -> tuple[float, str] | None:
@@ -408,15 +377,14 @@ def split_number(text: str, decimal: str) -> tuple[float, str] | None:
         hours, minutes, seconds = map(float, clock.groups("0"))
         return 60 * hours + minutes + seconds / 60, "min"
     parts = NUMBER.fullmatch(text.replace("\u2212", "-"))  # a typographer's minus
-    if not parts or not meanings_of(parts[4]):
+    meanings = meanings_of(parts[4]) if parts else {}
+    if not meanings:
         return None
-    sign, before, minus, digits, power, after, end = parts.groups()
-    meanings = meanings_of(digits)
-    value = meanings.get(decimal, max(meanings.values()))
+    sign, before, minus, _, power, after, end = parts.groups()
+    value = meanings.get(decimal, max(meanings.values())) * float(f"1{power}")
     size, _, rest = after.partition(" ")
     if size in MAGNITUDES:
         value, after = value * MAGNITUDES[size], rest
-    value *= float(f"1{power}")
     minuses = (sign + minus + end).count("-") + (sign == "(")
     if (sign == "(") != end.endswith(")") or minuses > 1 or value > MAX_NUMBER:
         return None
@@ -433,46 +401,45 @@ def read_number(text: str, decimal: str, unit: str = "") -> float | None:
     return value if own in ("", unit) else None
 
 
-def count_marks(texts: Iterable[str]) -> Counter:
-    """Count the texts that are a number with a decimal "." only, a "," only, or with "either"."""
-    marks = Counter()
+def find_mark(texts: Iterable[str], otherwise: str) -> tuple[str, str | None]:
+    """Return the decimal mark of most numbers with one meaning; and the first with two, if any."""
+    marks, unclear = Counter(), None
     for text in texts:
         parts = NUMBER.fullmatch(text)
         meanings = meanings_of(parts[4]) if parts else {}
         if len(meanings) == 1:
             marks.update(meanings.keys())
-        marks["either"] += len(set(meanings.values())) == 2
-    return marks
+        elif len(set(meanings.values())) == 2:
+            unclear = unclear or text
+    if marks["."] == marks[","]:
+        return otherwise, unclear
+    return "." if marks["."] > marks[","] else ",", unclear
 
 
 def find_decimal(table: pd.DataFrame, separator: str, notes: list[str]) -> str:
     """Return the decimal mark for which most cells speak; note where it had to be assumed."""
-    texts = [text for name in table for text in table[name].head(1000).unique()]
-    marks = count_marks(texts)
-    if marks["."] != marks[","] or not marks["either"] or separator == ",":
-        return "," if marks[","] > marks["."] else "."
+    mark, unclear = find_mark(pd.unique(table.head(1000).to_numpy().ravel("F")), "")
+    if mark or not unclear or separator == ",":
+        return mark or "."
     # no cell tells: where commas don't separate the cells, they are likely to be decimal marks
-    mark, other = ",", "."
-    text = next(text for text in texts if count_marks([text])["either"])
-    one, two = (split_number(text, each)[0] for each in (mark, other))
-    notes.append(f"'{text}' is read as {one:.10g}; --decimal {other} makes it {two:.10g}")
-    return mark
+    one, two = split_number(unclear, ",")[0], split_number(unclear, ".")[0]
+    notes.append(f"'{unclear}' is read as {one:.10g}; --decimal . makes it {two:.10g}")
+    return ","
 
 
 def find_writing(counts: pd.Series, card: dict) -> tuple[str, str]:
     """Return the decimal mark and the unit of a column, by how often it has each text."""
-    marks, mark = count_marks(counts.index[:1000]), card["decimal"]
-    if marks["."] != marks[","] and "decimal" not in card.get("told", ()):
-        mark = "." if marks["."] > marks[","] else ","
-    units = Counter()
+    mark, units = card["told"].get("decimal"), Counter()
+    mark = mark or find_mark(counts.index[:1000], card["decimal"])[0]
     for text, times in counts.items():
         if not PLAIN.fullmatch(text):
             units[(split_number(text, mark) or ("", ""))[1]] += times
     del units[""]
-    unit, times = units.most_common(1)[0] if units else ("", 0)
-    least = MOSTLY if unit == "%" else 0.5  # some per cents beside fractions are no unit
-    is_unit = times >= least * counts.sum() or unit in "$€£¥₹"
-    return mark, unit if is_unit else ""
+    for unit, times in units.most_common(1):
+        least = MOSTLY if unit == "%" else 0.5  # some per cents beside fractions are no unit
+        if times >= least * counts.sum() or unit in "$€£¥₹":
+            return mark, unit
+    return mark, ""
 
 
 ISO = "ISO 8601"
@@ -480,29 +447,8 @@ FIRST_DAY, LAST_DAY = -719_162, 2_932_896  # since 1970, of the years 1 to 9999
 LAYOUTS = "%Y-%m-%d %m-%d-%Y %d-%m-%Y %d-%b-%Y %b-%d-%Y %Y-%b-%d %b-%Y %m-%Y %Y-%m %m%d%Y %d%m%Y"
 EIGHT_DIGITS = r"(19|20)\d{6}|\d{4}(19|20)\d\d"  # 20241231 or 12312024
 DATE = re.compile(r"(.+?)([T ,]+(\d+):(\d\d)(:\d\d(?:\.\d+)?)? ?([AaPp]?)[Mm]? ?(\w*|[-+]\d.*))?")
-MONTHS = {"jan": ("jan", "ene", "gen"), "feb": ("feb", "fév"), "mar": ("mar", "mär", "mrz")}
-MONTHS |= {
-    "apr": ("apr", "avr", "abr"),
-    "may": ("may", "mai", "mag"),
-    "jun": ("jun", "juin", "giu"),
-}
-MONTHS |= {"jul": ("jul", "juil", "lug"), "aug": ("aug", "aoû", "ago"), "sep": ("sep", "set")}
-MONTHS |= {"oct": ("oct", "okt", "ott"), "nov": ("nov",), "dec": ("dec", "dez", "déc", "dic")}
-
-
-def spell_day(text: str) -> str:
-    """Return a day in one spelling: "Fri, 5. Januar 2024" as 5-jan-2024, 2024Q2 as 2024-04."""
-
-    def spell_word(word: re.Match) -> str:
-        for month, names in MONTHS.items():
-            if word[0].startswith(names):
-                return f"-{month}-"
-        return "-"  # the day of the week, or "de"
-
-    text = text.lower()
-    if quarter := re.fullmatch(r"(\d{4})\W?q([1-4])", text):
-        return f"{quarter[1]}-{3 * int(quarter[2]) - 2:02}"
-    return re.sub(r"[\W_]+", "-", re.sub(r"[^\W\d_]+", spell_word, text)).strip("-")
+MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+GERMAN = {"mär": "mar", "mrz": "mar", "mai": "may", "okt": "oct", "dez": "dec"}
 
 
 def read_date(text: str, layout: str = ISO) -> float | None:
@@ -511,17 +457,8 @@ def read_date(text: str, layout: str = ISO) -> float | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        parts = DATE.fullmatch(text)
-        if layout == ISO or not parts:
-            return None
-        day, clock, hour, minute, second, half, zone = parts.groups()
         try:
-            iso = find_day(spell_day(day), layout)
-            if clock:
-                hour = int(hour) % 12 + 12 * (half in "Pp") if half else int(hour)
-                zone = "Z" if zone in ("UTC", "GMT") else zone
-                iso += f"T{hour:02}:{minute}{second or ''}{zone}"
-            moment = datetime.fromisoformat(iso)
+            moment = datetime.fromisoformat(spell_iso(text, layout))
         except ValueError:
             return None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -529,16 +466,29 @@ def read_date(text: str, layout: str = ISO) -> float | None:
     return days if FIRST_DAY <= days < LAST_DAY + 1 else None
 
 
-def find_day(text: str, layout: str) -> str:
-    """Return a day in ISO 8601; raises ValueError."""
-    if re.search(r"\D\d\d$", text) and layout != "%m-%Y":  # the year has two digits
+def spell_iso(text: str, layout: str) -> str:
+    """Return in ISO 8601 what is "Fri, 5. Januar 2024 6:00 PM", or 2024Q2; raises ValueError."""
+    parts = DATE.fullmatch(text)
+    if layout == ISO or not parts:
+        raise ValueError(text)
+    day, clock, hour, minute, second, half, zone = parts.groups()
+    day = day.lower()
+    if quarter := re.fullmatch(r"(\d{4})\W?q([1-4])", day):
+        day = f"{quarter[1]}-{3 * int(quarter[2]) - 2:02}"
+    words = []
+    for word in re.findall(r"\d+|[^\W\d_]+", day):
+        word = word if word.isdecimal() else GERMAN.get(word[:3], word[:3])
+        if word.isdecimal() or word in MONTHS:  # else a day of the week
+            words.append(word)
+    day = "-".join(words)
+    if re.search(r"\D\d\d$", day) and layout != "%m-%Y":  # the year has two digits
         layout = layout.replace("-%Y", "-%y")
-    return datetime.strptime(text, layout).date().isoformat()
-
-
-def swap_day(layout: str) -> str:
-    """Return the layout with day and month the other way round."""
-    return layout.translate({100: "m", 109: "d"}) if "%d" in layout else layout
+    iso = datetime.strptime(day, layout).date().isoformat()
+    if clock:
+        hour = int(hour) % 12 + 12 * (half in "Pp") if half else int(hour)
+        zone = "Z" if zone in ("UTC", "GMT") else zone
+        iso += f"T{hour:02}:{minute}{second or ''}{zone}"
+    return iso
 
 
 Columns = Mapping[str, Sequence[str]]  # texts by the column's name
@@ -603,23 +553,21 @@ def decode(feature: dict, value: float) -> object:
 
 
 def check_file(columns: Columns, card: dict) -> None:
-    """Raise Refusal where a file to predict seems to be written otherwise than the table of
-    training: the same digits may stand for a thousand times as much, or for another day."""
+    """Refuse a file to predict in which the same digits seem to stand for another number or day."""
     for feature in card["features"]:
         texts = pd.Series(columns.get(feature["name"], []), dtype=str).str.strip()
-        counts, words = texts.drop_duplicates().value_counts(), ""
-        if feature["type"] == "number":
-            mark = feature.get("decimal", card["decimal"])
-            is_unclear = count_marks(counts.index)["either"]
-            if is_unclear and find_writing(counts, card | {"decimal": mark})[0] != mark:
-                words = f"have another decimal mark than '{mark}'"
+        different, words = texts.drop_duplicates(), ""
+        if feature["type"] == "number" and "decimal" not in card.get("told", ()):
+            expected = feature.get("decimal", card["decimal"])
+            mark, unclear = find_mark(different, expected)
+            if unclear and mark != expected:
+                words = f"another decimal mark than '{expected}'"
         elif feature["type"] == "date" and "%d" in feature["format"]:
-            swapped = swap_day(feature["format"])
-            if len(counts) and find_layout(texts, counts, []) == swapped:
-                words = "have day and month the other way round"
+            layout = find_layout(texts, different.value_counts(), [])
+            if layout == feature["format"].translate(SWAPPED_DAY):
+                words = "day and month the other way round"
         if words:
-            advice = "write them as the table was that the model is trained on"
-            raise Refusal(f"the cells of '{feature['name']}' seem to {words}: {advice}")
+            raise Refusal(f"cells of '{feature['name']}' seem to have {words}, unlike in training")
 
 
 # the target
@@ -632,42 +580,51 @@ MAX_GUESSED_CLASSES = 10  # different whole numbers in the target; more are a qu
 FEW_CHOICES = 20  # so few are choices, and no identifier, also where most are numbers
 
 
-def read_target(table: pd.DataFrame, card: dict) -> pd.Series:
-    """Return the target of the rows that have it, float64 or labels as texts, and which they are."""
+def read_target(table: pd.DataFrame, card: dict) -> tuple[pd.Series, pd.DataFrame]:
+    """Return the target where it is known, float64 or labels as texts; and the table without rows
+    where it can't be read: perhaps they are no rows, but units."""
     name, told = card["target"], card["told"]
     cells = table[name].replace("", told.get("empty", ""))
     is_label = (cells == "+").sum() >= FOLDS  # then so is "-"
     known = cells[~cells.isin(MISSING - {"-"} if is_label else MISSING)]
     mark, unit = find_writing(known.value_counts(), card)
-    numbers = known.map(lambda text: read_number(text, mark, unit)).astype(float).dropna()
-    card["task"] = told.get("task") or guess_task(numbers, len(known))
-    y, why = numbers, "no number"
+    y = known.map(partial(read_number, decimal=mark, unit=unit)).astype(float).dropna()
+    card["task"], why = told.get("task") or guess_task(y, len(known)), "no number"
     if card["task"] == "classification":
-        whole = known.str.removesuffix(".0")
-        known = known.where(~whole.isin(known), whole)  # 1.0 is 1
+        known = spell_alike(known)
         y, why = known[known.map(known.value_counts()) >= FOLDS], f"in fewer than {FOLDS} rows"
         card["classes"] = sorted(set(y))
-    card["rows"] = len(y)
+    card["rows"], different = len(y), y.nunique()
     overrides = "" if "task" in told else " (--task overrides)"
     print(f"{len(y):,} rows, {table.shape[1]} columns; {card['task']} of '{name}'{overrides}")
-
     if len(cells) > len(known):
         leave_out(card, f"'{name}' is empty or NA", rows=len(cells) - len(known))
     others = known.drop(y.index)
     if len(others):
         some = [f"'{text[:100]}' in row {row + 1}" for row, text in others[:3].items()]
         leave_out(card, f"'{name}' is {why}: {', '.join(some)}", rows=len(others))
-        if len(others) > 0.02 * len(known):
-            words = f"{len(others):,} of {len(known):,} rows are left out, as '{name}' is {why}"
-            card["notes"].insert(0, f"{words} ({some[0]}): is that right?")
-        table.drop(index=others.index, inplace=True)  # perhaps they are no rows, but units
-    check_target(y, card)
-    return y
+    if len(others) > 0.02 * len(known):
+        words = f"{len(others):,} of {len(known):,} rows are left out, as '{name}' is {why}"
+        card["notes"].insert(0, f"{words} ({some[0]}): is that right?")
+    if different == 1:
+        raise Refusal(f"'{name}' is always '{y.iloc[0]}': there is nothing to learn; see --empty")
+    if "classes" in card and not 2 <= different <= MAX_CLASSES:
+        raise Refusal(
+            f"'{name}' has {different} classes of {FOLDS} rows or more: is --task another?"
+        )
+    if len(y) < MIN_ROWS:
+        raise Refusal(f"{len(y)} usable rows: give {MIN_ROWS} or more where '{name}' is known")
+    return y, table.drop(index=others.index)
+
+
+def spell_alike(texts: pd.Series) -> pd.Series:
+    """Return the texts, 1.0 as 1 where there is that, too."""
+    whole = texts.str.removesuffix(".0")
+    return texts.where(~whole.isin(texts), whole)
 
 
 def guess_task(numbers: pd.Series, known: int) -> str:
-    """Return "regression" where a target is a quantity: most of its cells are numbers, with
-    fractions, or many different whole ones that are no codes."""
+    """Return "regression" for fractions, or many different whole numbers that are no codes."""
     often = numbers.value_counts().sort_index()
     # as classes, over a tenth of the rows would be too rare
     is_rare = len(often) > 2 and often[often < FOLDS].sum() > (1 - MOSTLY) * len(numbers)
@@ -680,20 +637,6 @@ def guess_task(numbers: pd.Series, known: int) -> str:
     return "regression" if is_number and is_quantity and not is_code else "classification"
 
 
-def check_target(y: pd.Series, card: dict) -> None:
-    """Refuse a target of which nothing can be learned: one value, or a few rows."""
-    name, different = card["target"], y.nunique()
-    if different == 1:
-        words = f"target '{name}' is always '{y.iloc[0]}': there is nothing to learn"
-        raise Refusal(f"{words}; where an empty cell is another answer, say --empty no")
-    if "classes" in card and not 2 <= different <= MAX_CLASSES:
-        wrong = f"target '{name}' has {different} classes of {FOLDS} rows or more"
-        needs = f"a classification needs 2 to {MAX_CLASSES}"
-        raise Refusal(f"{wrong}: {needs}; is --target or --task another?")
-    if len(y) < MIN_ROWS:
-        raise Refusal(f"{len(y)} usable rows: give {MIN_ROWS} or more where '{name}' is known")
-
-
 # what the other columns are
 
 MAX_CHOICES = 200  # texts in one column; more make a list that nobody scrolls
@@ -702,16 +645,10 @@ ID_NAME = re.compile(r"(?i:(\b|_)(id|uuid)|^(index|key|rownames|column 1|unnamed
 TIME = re.compile(r"(?i:(\b|_)(time|date|day|week|month|quarter|year|period|instant|epoch|t)$)")
 
 
-def read_features(
-    table: pd.DataFrame, rows: pd.Index, card: dict, describe: Callable
-) -> np.ndarray:
+def read_features(table: pd.DataFrame, rows: pd.Index, card: dict, describe) -> np.ndarray:
     """Return what the model sees of the rows to learn from; put on the card, and print, what each
-    column is or why it is left out, and which cells could not be read.
-
-    What a column can hold is told by all rows: those without the target will be asked for.
-    """
+    column is. That is told by all rows: those without the target will be asked for."""
     arrays, wide = [], max(map(len, table))
-    learned = table.index.get_indexer(rows)
     for name in table.columns.drop(card["target"]):
         texts = table.pop(name)
         feature = describe(texts, card)
@@ -722,7 +659,7 @@ def read_features(
             # words stand for a gap, in rows to predict too; a text with digits is misread
             feature["gaps"] = sorted(word for word in words if not re.search(r"\d", word))
             feature["nullable"] = bool(np.isnan(column).any())
-            column = column[learned]
+            column = column[table.index.get_indexer(rows)]
             if np.isnan(column).all():
                 feature = "empty where the target is known"
         if isinstance(feature, str):
@@ -733,10 +670,9 @@ def read_features(
         arrays.append(column)
         print(f"  {name:{wide}}  {sketch(feature)}")
         if problems:
-            some = [f"row {texts.index[row] + 1} {why}" for row, _, why in problems[:3]]
-            entry = {"column": name, "cells": len(problems), "reason": "; ".join(some)}
-            card["dropped"].append(entry)
-            print(f"  {'':{wide}}  {len(problems):,} of these gaps: {entry['reason']}")
+            some = "; ".join(f"row {texts.index[row] + 1} {why}" for row, _, why in problems[:3])
+            card["dropped"].append({"column": name, "cells": len(problems), "reason": some})
+            print(f"  {'':{wide}}  {len(problems):,} of these gaps: {some}")
     if not arrays:
         raise Refusal("no column is left to predict from: the lines above say why")
     return np.hstack(arrays)
@@ -749,8 +685,7 @@ def describe_column(texts: pd.Series, card: dict) -> dict | str:
         return "by --drop"
     if name == card["told"].get("group"):
         return "by --group"
-    counts = texts.value_counts()
-    counts = counts[~counts.index.isin(MISSING)]
+    counts = texts[~texts.isin(MISSING)].value_counts()
     known = counts.sum()
     if known < MIN_ROWS:
         return f"known in only {known} rows" if known else "empty"
@@ -792,24 +727,21 @@ def describe_choices(counts: pd.Series) -> dict | str:
     It is open where new texts will come: the share of texts seen once is the chance that the next
     row has a new one (I. J. Good, "The population frequencies of species", 1953).
     """
-    whole = counts.index.str.removesuffix(".0")
-    counts = counts.groupby(np.where(whole.isin(counts.index), whole, counts.index)).sum()
-    known, often = counts.sum(), counts[counts >= FOLDS].nlargest(MAX_CHOICES - 1)
-    once = (counts == 1).sum()
-    is_open = once > 1 and once / known >= NEW_TEXTS
-    if len(counts) > min(MAX_CHOICES, known // 2):
-        if len(often) < 2 or often.sum() < known / 4:
+    counts = counts.groupby(spell_alike(counts.index.to_series())).sum()
+    known, once = counts.sum(), (counts == 1).sum()
+    if len(counts) <= min(MAX_CHOICES, known // 2):
+        is_open = once > 1 and once / known >= NEW_TEXTS
+        choices = counts[counts > 1] if is_open else counts
+    else:
+        is_open, choices = True, counts[counts >= FOLDS].nlargest(MAX_CHOICES - 1)
+        if len(choices) < 2 or choices.sum() < known / 4:
             if np.average(counts.index.str.split().str.len(), weights=counts) > 4:
                 return "free text"
             if len(counts) == known:
                 return "an identifier: every text is different"
             return f"{len(counts):,} different texts in {known:,} cells are too many for a choice"
-        counts, is_open = often, True
-    elif is_open:
-        counts = counts[counts > 1]
-    return {"type": "category", "choices": sorted(counts.index)} | (
-        {"open": True} if is_open else {}
-    )
+    feature = {"type": "category", "choices": sorted(choices.index)}
+    return feature | {"open": True} if is_open else feature
 
 
 def find_layout(texts: pd.Series, counts: pd.Series, notes: list[str]) -> str | None:
@@ -817,10 +749,10 @@ def find_layout(texts: pd.Series, counts: pd.Series, notes: list[str]) -> str | 
 
     def share(layout: str, counts: pd.Series) -> float:
         is_date = [read_date(text, layout) is not None for text in counts.index]
-        return counts[is_date].sum() / counts.sum()
+        return counts[is_date].sum() / max(1, counts.sum())
 
     some = counts[counts.index.str.contains(r"\d")].head(20).clip(upper=1)  # no words for a gap
-    likely = [each for each in (ISO, *LAYOUTS.split()) if len(some) and share(each, some) > 0.5]
+    likely = [each for each in (ISO, *LAYOUTS.split()) if share(each, some) > 0.5]
     if ISO in likely and share(ISO, counts) == 1:  # the others would read it too
         return ISO
     if counts.index.str.contains(".", regex=False).any():  # only the day stands before a point
@@ -829,17 +761,14 @@ def find_layout(texts: pd.Series, counts: pd.Series, notes: list[str]) -> str | 
     best = max(shares, key=shares.get, default="")
     if shares.get(best, 0) < MOSTLY:
         return None
-    swapped = swap_day(best)
-    if swapped != best and shares.get(swapped) == shares[best]:
-        days = {
-            each: texts.map(lambda text, each=each: read_date(text, each))
-            for each in (best, swapped)
-        }
-        if is_in_order(days[swapped].to_numpy(float)):  # so the rows tell
-            return swapped
-        if not is_in_order(days[best].to_numpy(float)):
-            words = "day first" if best.startswith("%d") else "month first"
-            notes.append(f"'{counts.index[0]}' in '{texts.name}' is read as a date, {words}")
+    swapped = best.translate(SWAPPED_DAY)
+    if swapped == best or shares.get(swapped) != shares[best]:
+        return best
+    for layout in (swapped, best):  # the order of the rows may tell
+        if is_in_order(texts.map(partial(read_date, layout=layout)).to_numpy(float)):
+            return layout
+    words = "day first" if best.startswith("%d") else "month first"
+    notes.append(f"'{counts.index[0]}' in '{texts.name}' is read as a date, {words}")
     return best
 
 
@@ -851,50 +780,38 @@ def is_in_order(values: np.ndarray) -> bool:
 
 
 def add_range(feature: dict, column: np.ndarray, notes: list[str]) -> None:
-    """Add what the values tell: gaps, the default, how often what occurs, and of numbers and dates
-    the range."""
+    """Add the default, counts and range; note a frequent value far from all others, as -999 is."""
     values = column[~np.isnan(column)]
     feature["missing"] = len(column) - len(values)  # rows
     if feature["type"] in ("category", "boolean"):
         places = len(feature.get("choices", [False, True])) + feature.get("open", False)
         counts = np.bincount(values.astype(int), minlength=places)
         feature["default"] = decode(feature, counts.argmax())
-    else:
-        counts = np.histogram(values - values.min(), bins=20)[0]
-        if feature["type"] == "number":
-            feature["integer"] = bool((values % 1 == 0).all() and abs(values).max() < 2**53)
-            note_far_value(feature["name"], values, notes)
-        ends = np.percentile(values, [0, 50, 100], method="lower")
-        for key, value in zip(("minimum", "default", "maximum"), ends):
-            feature[key] = decode(feature, value)
-        if feature["type"] == "date" and feature["maximum"] > str(date.today() + timedelta(3650)):
-            note = f"'{feature['name']}' goes to {feature['maximum']}: is the century right?"
-            notes.append(note)
-    feature["counts"] = counts.tolist()  # of each choice, or in equal steps through the range
-
-
-def note_far_value(name: str, values: np.ndarray, notes: list[str]) -> None:
-    """Note a value that comes often and lies far from all others, as -999 does for a gap."""
+        feature["counts"] = counts.tolist()  # of each choice
+        return
+    feature["counts"] = np.histogram(values - values.min(), bins=20)[0].tolist()
+    if feature["type"] == "number":
+        feature["integer"] = bool((values % 1 == 0).all() and abs(values).max() < 2**53)
+    ends = np.percentile(values, [0, 50, 100], method="lower")
+    for key, value in zip(("minimum", "default", "maximum"), ends):
+        feature[key] = decode(feature, value)
     different, times = np.unique(values, return_counts=True)
     for end, others in ((0, different[1:]), (-1, different[:-1])):
         is_often = times[end] >= max(FOLDS, 0.005 * len(values)) and len(others) >= FEW_CHOICES
         if is_often and min(abs(others - different[end])) > np.ptp(others):
             words = f"comes {times[end]:,} times, far from all others: is it a gap?"
-            notes.append(f"{show(different[end])} in '{name}' {words}")
+            notes.append(f"{show(different[end])} in '{feature['name']}' {words}")
 
 
 def sketch(feature: dict) -> str:
     """Return in one line what a feature is."""
     kind = "whole number" if feature.get("integer") else feature["type"]
+    kind = f"open {kind}" if "open" in feature else kind
     what = ", ".join(feature.get("choices", []))[:60]
-    if "open" in feature:
-        kind, what = "open category", f"{what}... ({len(feature['choices'])}, and others)"
     if "minimum" in feature:
-        ends = [feature["minimum"], feature["maximum"]]
-        ends = map(show, ends) if feature["type"] == "number" else ends
-        what = f"{' to '.join(ends)} {feature.get('unit', '')}"
+        what = f"{feature['minimum']} to {feature['maximum']} {feature.get('unit', '')}".strip()
     gaps = f"   {feature['missing']:,} gaps" if feature["missing"] else ""
-    return f"{kind:13}  {what.strip()}{gaps}"
+    return f"{kind:13}  {what}{gaps}"
 
 
 # a model of DataFrames: the array becomes again what pandas.read_csv has made of the table
@@ -906,28 +823,27 @@ class DataFrameEstimator(BaseEstimator):
 
     def __init__(self, estimator, columns=None, labels=None):
         self.estimator = estimator
-        self.columns = columns  # see learn_columns(); main() does
+        self.columns = columns  # see learn_columns()
         self.labels = labels  # the estimator's own, by the card's
 
     def make_frame(self, X: np.ndarray) -> pd.DataFrame:
         frame = {}
-        for name, dtype, place, choices, gap, layout in self.columns:
-            values = np.full(len(X), np.nan) if place is None else X[:, place]
-            is_gap = np.isnan(values)
-            if choices is not None:
-                codes = np.where(is_gap, -1, values).astype(int)
-                values = take(choices, codes, allow_fill=True, fill_value=gap)
-            elif layout is not None:
-                moments = pd.Series(pd.to_datetime((values * 86_400_000).round(), unit="ms"))
-                moments = moments.dt.strftime(layout) if layout else moments
-                values = moments.mask(is_gap, gap).astype(dtype)
-            elif is_integer_dtype(dtype) and not is_gap.any() and not (values % 1).any():
+        for key, dtype, place, cells, layout in self.columns:
+            values = pd.Series(np.nan if place is None else X[:, place], range(len(X)))
+            if layout:
+                moments = pd.to_datetime((values * 86_400_000).round(), unit="ms")
+                gap = cells.get(np.nan)
+                values = moments.dt.strftime(layout).mask(values.isna(), gap).astype(dtype)
+            elif cells is not None:
+                values = values.map(cells)
+            elif is_integer_dtype(dtype) and not (values % 1 != 0).any():
                 values = values.astype(dtype)
-            frame[name] = values
-        return pd.DataFrame(frame, copy=False)
+            frame[key] = values
+        return pd.DataFrame(frame)
 
-    def ask(self, method: str, frame: pd.DataFrame) -> np.ndarray:
+    def ask(self, frame: pd.DataFrame, method: str = "") -> np.ndarray:
         """Return the estimator's answers; one without names was fitted to an array."""
+        method = method or ("predict_proba" if self.labels else "predict")
         has_names = hasattr(self.estimator_, "feature_names_in_")
         return getattr(self.estimator_, method)(frame if has_names else frame.to_numpy())
 
@@ -937,18 +853,18 @@ class DataFrameEstimator(BaseEstimator):
         return self
 
     def predict(self, X):
-        answers = self.ask("predict", self.make_frame(X))
-        if self.labels:
-            texts = {label: text for text, label in self.labels.items()}
-            answers = np.array([texts[label] for label in np.ravel(answers).tolist()])
-        return answers
+        answers = self.ask(self.make_frame(X), "predict")
+        if not self.labels:
+            return answers
+        texts = {label: text for text, label in self.labels.items()}
+        return np.array([texts[label] for label in np.ravel(answers).tolist()])
 
     def predict_proba(self, X):
-        answers = self.ask("predict_proba", self.make_frame(X))
-        if self.labels:
-            theirs = np.ravel(self.estimator_.classes_).tolist()
-            answers = answers[:, [theirs.index(label) for label in self.labels.values()]]
-        return answers
+        answers = self.ask(self.make_frame(X), "predict_proba")
+        if not self.labels:
+            return answers
+        theirs = np.ravel(self.estimator_.classes_).tolist()
+        return answers[:, [theirs.index(label) for label in self.labels.values()]]
 
     @property
     def classes_(self):
@@ -958,10 +874,8 @@ class DataFrameEstimator(BaseEstimator):
         return get_tags(self.estimator)
 
 
-def read_as_pandas(content: bytes, separator: str, rows: pd.Index, card: dict) -> pd.DataFrame:
+def read_as_pandas(content: bytes, rows: pd.Index, options: dict) -> pd.DataFrame:
     """Return these rows of the DataFrame that a notebook would have read."""
-    encoding = card["told"].get("encoding") or find_encoding(content)[0]
-    options = {"sep": separator, "decimal": card["decimal"], "encoding": encoding}
     try:
         frame = pd.read_csv(io.BytesIO(content), index_col=False, **options)
         return frame.iloc[rows].reset_index(drop=True)
@@ -969,32 +883,25 @@ def read_as_pandas(content: bytes, separator: str, rows: pd.Index, card: dict) -
         raise Refusal(f"pandas.read_csv can't read the table: {in_one_line(error)}") from None
 
 
-def learn_columns(frame: pd.DataFrame, names: list[str], X: np.ndarray, card: dict) -> list[tuple]:
-    """Return for each column its key, its dtype, the place of its feature in the array, what
-    stands for each choice, what for a gap, and how a date is written ("": it is parsed).
-
-    Each is taken from the first row that has it: so nothing is guessed about pandas.
-    """
-    places = {feature["name"]: place for place, feature in enumerate(card["features"])}
+def learn_columns(frame: pd.DataFrame, key_of: dict, X: np.ndarray, card: dict) -> list[tuple]:
+    """Return for each column its key, its dtype, the place of its feature in the array (None: the
+    model does without), the first cell that stands for each value, and how a date is written."""
+    places = [feature["name"] for feature in card["features"]]
     columns = []
-    for name, (key, column) in zip(names, frame.items()):
-        place, choices, gap, layout = places.get(name), None, np.nan, None
-        if place is None:
-            choices = column[:0].values  # the model does not look at it
-        else:
-            feature, values = card["features"][place], X[:, place]
-            different, rows = np.unique(values, return_index=True)  # a gap is the last
-            gap = column[rows[-1]] if np.isnan(different[-1]) else np.nan
-            if feature["type"] == "date":
-                is_parsed, first = is_datetime64_any_dtype(column.dtype), str(column[rows[0]])
+    for name, key in key_of.items():
+        column, place, cells, layout = frame[key], None, frame[key][:0], None
+        if name in places:
+            place = places.index(name)
+            feature = card["features"][place]
+            different, rows = np.unique(X[:, place], return_index=True)  # a gap is the last
+            cells = column[rows].set_axis(different)
+            if feature["type"] == "number":
+                cells = None  # the value itself
+            elif feature["type"] == "date":
                 day_first = feature["format"].startswith("%d")
-                layout = guess_datetime_format(first, day_first) or "%Y-%m-%d"
-                layout = "" if is_parsed else layout
-            elif feature["type"] != "number":
-                row_of = dict(zip(different.tolist(), rows.tolist()))
-                codes = range(len(feature["counts"]))
-                choices = column.reindex([row_of.get(code, -1) for code in codes]).values
-        columns.append((key, column.dtype, place, choices, gap, layout))
+                layout = guess_datetime_format(str(cells.iloc[0]), day_first) or "%Y-%m-%d"
+                cells = cells[cells.index.isna()]  # what stands for a gap
+        columns.append((key, column.dtype, place, cells, layout))
     return columns
 
 
@@ -1002,29 +909,28 @@ def learn_columns(frame: pd.DataFrame, names: list[str], X: np.ndarray, card: di
 
 
 def load_given(path: str) -> BaseEstimator:
-    """Return the fitted model in a file, ready to answer one row at a time, or refuse it."""
-    error = None
+    """Return the fitted model in a file, ready to answer one row at a time."""
+    model, problem = None, ""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", InconsistentVersionWarning)
             model = joblib.load(path)
-    except OSError as found:
-        error = f"can't be read ({found.strerror or found}): give a model's file"
-    except InconsistentVersionWarning as found:
-        then, now = found.original_sklearn_version, found.current_sklearn_version
-        error = f"was saved by scikit-learn {then}, this is {now}: pin {then} in requirements.txt"
-    except (AttributeError, ImportError) as found:
-        todo = "import it from a module beside train.py, prepare.py say, and save the model again"
-        error = f"needs what is not here ({in_one_line(found)}): {todo}"
-    except Exception as found:  # noqa: BLE001 a pickle may raise anything
-        error = f"is no file of joblib or pickle ({in_one_line(found)})"
-    else:
-        if not hasattr(model, "predict"):
-            error = f"has a {type(model).__name__} in it: save the fitted model itself"
-        elif is_classifier(model) and not hasattr(model, "predict_proba"):
-            error = "has a classifier without predict_proba in it: use CalibratedClassifierCV"
-    if error:
-        raise Refusal(f"'{path}' {error}")
+    except OSError as error:
+        problem = f"can't be read ({error.strerror or error})"
+    except InconsistentVersionWarning as error:
+        then, now = error.original_sklearn_version, error.current_sklearn_version
+        problem = f"was saved by scikit-learn {then}, this is {now}: pin {then} in requirements.txt"
+    except Exception as error:  # noqa: BLE001 a pickle may raise anything
+        problem = f"is no file of joblib or pickle ({in_one_line(error)})"
+        if isinstance(error, AttributeError | ImportError):
+            todo = "import it from a module beside train.py, and save the model again"
+            problem = f"needs what is not here ({in_one_line(error)}): {todo}"
+    if not problem and not hasattr(model, "predict"):
+        problem = f"has a {type(model).__name__} in it: save the fitted model itself"
+    elif not problem and is_classifier(model) and not hasattr(model, "predict_proba"):
+        problem = "has a classifier without predict_proba in it: use CalibratedClassifierCV"
+    if problem:
+        raise Refusal(f"'{path}' {problem}")
     for estimator in walk(model):
         if getattr(estimator, "n_jobs", None) is not None:
             estimator.n_jobs = 1  # more make the answer for one row slower
@@ -1046,114 +952,82 @@ def in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def wrap_given(
-    model: BaseEstimator, frame: pd.DataFrame, names: list[str], y: np.ndarray, card: dict
-) -> tuple[DataFrameEstimator, pd.DataFrame, list[str]]:
-    """Return the model, wrapped; the columns that it takes as pandas.read_csv has them, in the
-    model's order; and their names. Raises Refusal where the table is not the model's."""
-    name_of = dict(zip(frame, names))
-    target = frame.pop(frame.columns[names.index(card["target"])])
-    keys, width = list(getattr(model, "feature_names_in_", [])), getattr(model, "n_features_in_", 0)
-    absent = [key for key in keys if key not in frame]
-    if absent:
-        nearest = difflib.get_close_matches(str(absent[0]), frame, n=1, cutoff=0)[0]
-        words = f"the model needs column '{absent[0]}', which the table has not"
-        raise Refusal(f"{words}: is it '{nearest}'?")
-    if not keys and width not in (0, frame.shape[1]):
-        words = f"the model takes {width} columns, without names"
-        raise Refusal(f"{words}: the table has {frame.shape[1]} beside its target")
-    given, frame = DataFrameEstimator(model), frame[keys or list(frame)]
+def read_given(model: BaseEstimator, table: pd.DataFrame, y: pd.Series, card: dict) -> np.ndarray:
+    """Do what read_features() does, for the columns that a model takes and in its order; compare
+    its answers from the array with those straight from pandas.read_csv. Without this, what is
+    served may be another model in silence."""
+    frame = card["frame"]()
+    name_of = dict(zip(frame, table))  # pandas has a.1 for a (2)
+    target = frame.pop(frame.columns[table.columns.get_loc(card["target"])])
+    keys = getattr(model, "feature_names_in_", frame.columns)
+    frame = frame[[find_column(key, frame) for key in keys]]
+    key_of = {name_of[key]: key for key in frame}
+    given = DataFrameEstimator(model)
     given.estimator_ = model
-    card["estimator"] = type(model.steps[-1][1] if hasattr(model, "steps") else model).__name__
     if "classes" in card:
         given.labels = match_labels(model, target, y, card)
     try:
-        answers_of(given, frame)
+        answers = np.asarray(given.ask(frame), float)
     except Exception as error:  # noqa: BLE001 an estimator may raise anything
-        frame = parse_dates(frame)  # as the notebook may have done
-        try:
-            answers_of(given, frame)
-        except Exception:  # noqa: BLE001
-            words = f"the model can't answer for this table ({in_one_line(error)})"
-            raise Refusal(f"{words}: it gets the columns as pandas.read_csv has them") from None
-    return given, frame, [name_of[key] for key in frame]
+        words = f"the model can't answer for this table ({in_one_line(error)})"
+        raise Refusal(f"{words}: it gets the columns as pandas.read_csv has them") from None
+    table = table[[*key_of, *table.columns.drop([*key_of])]]
+    X = read_features(table, y.index, card, partial(describe_given, given, frame, key_of))
+    given.columns = learn_columns(frame, key_of, X, card)
+
+    made = given.make_frame(X)
+    again = np.asarray(given.ask(made), float)
+    same = np.isclose(again, answers, rtol=1e-9, atol=1e-12, equal_nan=True)
+    same = same.reshape(len(frame), -1).all(axis=1)
+    words = f"same answers as from pandas.read_csv(): {same.sum():,} of {len(same):,} rows"
+    if not same.all():
+        row = int(same.argmin())
+        here, there = made.iloc[row].astype(str), frame.iloc[row].astype(str)
+        key = (here != there).idxmax()
+        which = f"row {y.index[row] + 1}, where '{key}' is '{here[key]}' instead of '{there[key]}'"
+        words = f"{words}; not of {which}"
+        card["notes"].insert(0, words)
+    print(words)
+    card["given"] = given
+    return X
 
 
-def parse_dates(frame: pd.DataFrame) -> pd.DataFrame:
-    parsed = frame.copy()
-    for key, texts in frame.select_dtypes("str").items():
-        if find_layout(texts.dropna(), texts.value_counts(), []):
-            parsed[key] = pd.to_datetime(texts)
-    return parsed
-
-
-def match_labels(model: BaseEstimator, target: pd.Series, y: np.ndarray, card: dict) -> dict:
+def match_labels(model: BaseEstimator, target: pd.Series, y: pd.Series, card: dict) -> dict:
     """Return the model's label for each of the card's: as pandas.read_csv has it, as the text, or
-    as LabelEncoder numbers them. Raises Refusal for other labels."""
+    as LabelEncoder numbers them."""
     theirs, texts = np.ravel(getattr(model, "classes_", [])).tolist(), card["classes"]
-    as_read = {text: target[np.flatnonzero(y == text)[0]] for text in texts}
+    as_read = dict(zip(y, target.tolist()))
     order = sorted(texts, key=as_read.get if is_numeric_dtype(target.dtype) else None)
-    as_encoded = {text: order.index(text) for text in texts}
+    as_encoded = {text: place for place, text in enumerate(order)}
     for labels in (as_read, dict(zip(texts, texts)), as_encoded):
         if len(theirs) == len(texts) and set(labels.values()) == set(theirs):
             if labels is as_encoded:
-                words = ", ".join(f"{place} is '{text}'" for place, text in enumerate(order))
-                card["notes"].append(
-                    f"the model's labels are read in LabelEncoder's order: {words}"
-                )
-            return labels
+                words = ", ".join(f"{place} is '{text}'" for text, place in as_encoded.items())
+                card["notes"].append(f"the model's labels are in LabelEncoder's order: {words}")
+            return {text: labels[text] for text in texts}
     raise Refusal(f"the model's labels are {theirs}, those of '{card['target']}' {texts}")
 
 
-def answers_of(given: DataFrameEstimator, frame: pd.DataFrame) -> np.ndarray:
-    """Return the model's answers for a table, of shape (rows, classes or 1)."""
-    answers = given.ask("predict_proba" if given.labels else "predict", frame)
-    return np.asarray(answers, float).reshape(len(frame), -1)
-
-
-def describe_given(
-    given: DataFrameEstimator, frame: pd.DataFrame, names: list[str], texts: pd.Series, card: dict
-) -> dict | str:
-    """Return a feature's type: a number, or a category of all its texts, where describe_column()
-    would lose something. What it would leave out is, if the model does without."""
-    if texts.name not in names:
+def describe_given(given, frame: pd.DataFrame, key_of: dict, texts: pd.Series, card: dict):
+    """Return a number, or a category of all texts, where describe_column() would lose something;
+    the reason to leave the column out, if the model does without."""
+    if texts.name not in key_of:
         return "the model doesn't take it"
-    key, found = frame.columns[names.index(texts.name)], describe_column(texts, card)
+    key, found = key_of[texts.name], describe_column(texts, card)
+    is_numeric = is_numeric_dtype(frame[key].dtype)
     if isinstance(found, str):
         gaps = frame.assign(**{key: frame[key].where(np.zeros(len(frame), bool))})
-        try:
-            if np.array_equal(answers_of(given, frame), answers_of(given, gaps)):
+        with suppress(Exception):  # an estimator may raise anything
+            if np.array_equal(given.ask(frame), given.ask(gaps)):
                 return f"{found.partition(';')[0]}, and the model answers the same without it"
-        except Exception:  # noqa: BLE001, S110 an estimator may raise anything
-            pass
         if found in ("empty", "free text"):
             raise Refusal(f"the model needs column '{texts.name}', which is {found}")
-    elif found["type"] in ("boolean", "date") and not is_numeric_dtype(frame[key].dtype):
+    elif found["type"] in ("boolean", "date") and not is_numeric:
         return found
     choices = sorted(set(texts) - MISSING)
-    is_number = all(read_number(text, card["decimal"]) is not None for text in choices)
-    if is_number and is_numeric_dtype(frame[key].dtype):
+    if is_numeric and all(read_number(text, card["decimal"]) is not None for text in choices):
         return {"type": "number"}
     return {"type": "category", "choices": choices}
-
-
-def check_answers(
-    given: DataFrameEstimator, frame: pd.DataFrame, X: np.ndarray, rows: pd.Index, card: dict
-) -> None:
-    """Compare the answers for all rows: from the array, and straight from pandas.read_csv. Without
-    this, what is served may be another model in silence."""
-    made = given.make_frame(X)
-    pair = answers_of(given, made), answers_of(given, frame)
-    same = np.isclose(*pair, rtol=1e-9, atol=1e-12, equal_nan=True).all(axis=1)
-    words = f"same answers as from pandas.read_csv(): {same.sum():,} of {len(same):,} rows"
-    if not same.all():
-        first = int(same.argmin())
-        cells = made.iloc[first].astype(str), frame.iloc[first].astype(str)
-        key = (cells[0] != cells[1]).idxmax()
-        words += f"; not of row {rows[first] + 1}, where '{key}' is '{cells[0][key]}' instead of"
-        words += f" '{cells[1][key]}'"
-        card["notes"].insert(0, words)
-    print(words)
 
 
 # the models
@@ -1166,8 +1040,7 @@ SLOW_WORK = 1_000_000  # rows times classes: beyond, the slow candidate is left 
 
 
 def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
-    """Return the estimators to compare by name, the quickest first. Replace it to return others, or
-    just one.
+    """Return the estimators to compare by name, the quickest first, or just one: replace it.
 
     They are fitted to what encode() makes of card["features"]: columns by position, gaps NaN. A
     classifier needs predict_proba.
@@ -1195,31 +1068,25 @@ def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
     if card["task"] == "regression":
         name, linear = "ridge regression", RidgeCV(np.logspace(-2, 4, 13))
         Boosting = HistGradientBoostingRegressor
+    models = {name: make_pipeline(inputs, linear)}
 
     # boosting takes gaps as they are; the quick one the places of choices as numbers, the slow one
-    # as what they are, for 1 to 2 ms a call
-    rounds = max(10, 2000 // classes)  # at most: each fits a tree for each class
-    quick = {"max_iter": min(75, rounds), "max_leaf_nodes": 15, "learning_rate": 0.13}
-    slow = {"max_iter": min(400, rounds), "learning_rate": 0.06, "n_iter_no_change": 20}
+    # as what they are, for 1 to 2 ms a call; each round fits a tree for each class
+    quick = {"max_leaf_nodes": 15, "learning_rate": 0.13, "early_stopping": False}
+    slow = {"learning_rate": 0.06, "n_iter_no_change": 20}
+    slow["early_stopping"] = card["rows"] > 20 * classes  # by a tenth of them, of each class
     several = [len(feature.get("choices", [])) > 2 for feature in features]
     slow["categorical_features"] = np.flatnonzero(several)
-    candidates = {"gradient boosting": quick, "slow gradient boosting": slow}
-    if work(card) > SLOW_WORK:
-        del candidates["slow gradient boosting"]
-    for key, options in candidates.items():
-        # it stops by a tenth of the rows, which needs some of each class
-        stops = options is slow and card["rows"] > 20 * classes
-        candidates[key] = Boosting(random_state=0, early_stopping=stops, **options)
-        if len(dates):
-            parts = (FunctionTransformer(calendar_parts), dates)
-            columns = make_column_transformer(("passthrough", np.arange(len(features))), parts)
-            candidates[key] = make_pipeline(columns, candidates[key])
-    return {name: make_pipeline(inputs, linear), **candidates}
-
-
-def work(card: dict) -> int:
-    """Return what boosting's time grows with: it fits a tree a round for each class."""
-    return card["rows"] * len(card.get("classes", ["one"]))
+    candidates = [("gradient boosting", 75, quick)]
+    if card["rows"] * classes <= SLOW_WORK:
+        candidates.append(("slow gradient boosting", 400, slow))
+    parts = (FunctionTransformer(calendar_parts), dates)
+    columns = make_column_transformer(("passthrough", np.arange(len(features))), parts)
+    for name, rounds, options in candidates:
+        rounds = min(rounds, max(10, 2000 // classes))
+        model = Boosting(max_iter=rounds, random_state=0, **options)
+        models[name] = make_pipeline(columns, model) if len(dates) else model
+    return models
 
 
 def has_telling_gaps(feature: dict) -> bool:
@@ -1231,19 +1098,19 @@ def has_telling_gaps(feature: dict) -> bool:
 def make_one_hot(features: list[dict]) -> tuple[BaseEstimator, list[int]]:
     """Return what gives each choice, and each of a few whole numbers (they are often codes), a
     column of 0 and 1, and the columns that it takes: a feature's once for each of its values."""
-    values: dict[int, list[int]] = {}  # of the feature at this place
+    values, columns, codes = {}, [], []
     for place, feature in enumerate(features):
         if "choices" in feature:
             values[place] = list(range(len(feature["choices"])))
         elif feature.get("integer") and feature["maximum"] - feature["minimum"] < MAX_CODES:
             values[place] = list(range(feature["minimum"], feature["maximum"] + 1))
-    columns = [place for place in values for _ in values[place]]
+        codes += values.get(place, [])
+        columns += [place] * len(values.get(place, []))
     rows = sum(features[0]["counts"]) + features[0]["missing"]
     if rows * len(columns) > MAX_DENSE:
         return OneHotEncoder(categories=[*values.values()], handle_unknown="ignore"), [*values]
     # OneHotEncoder takes 0.1 ms a feature, also for one row; numpy's function does the same
-    codes = np.array([code for place in values for code in values[place]])
-    return FunctionTransformer(partial(np.equal, codes)), columns
+    return FunctionTransformer(partial(np.equal, np.array(codes))), columns
 
 
 def calendar_parts(days: np.ndarray) -> np.ndarray:
@@ -1262,31 +1129,33 @@ def calendar_waves(days: np.ndarray) -> np.ndarray:
 # which rows they are fitted to, and which they are tested on
 
 DISORDER = 0.001  # the share of steps back that a table in order of time may have
+Folds = list[tuple[np.ndarray, np.ndarray]]  # rows to fit to, and rows to test on
 MAX_REPEATS = 10  # of one row; more are no accident, but all the combinations there are
 
 
 def make_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dict) -> Folds:
     """Return pairs of rows to fit to and rows to test on; of a large table one is enough."""
-    order, folds, words = None, [], "shuffled"
-    if groups is not None:
-        words = f"by whole groups of '{groups.name}'"
-    else:
-        order = find_order(X, card)
+    classes = card.get("classes", [])
+    is_large = card["rows"] * max(1, len(classes)) > LARGE_WORK
+    order = find_order(X, card) if groups is None else None
+    folds = []
     if order is not None:
         folds = [(order[fit], order[test]) for fit, test in TimeSeriesSplit(FOLDS).split(X)]
-        folds, words = folds[-1:] if work(card) > LARGE_WORK else folds, "later rows only"
+        folds = folds[-1:] if is_large else folds
         # each class needs rows that all folds learn from, and rows that one tests
         tested = np.concatenate([test for _, test in folds])
-        different = min(len(np.unique(y[part])) for part in (folds[0][0], tested))
-        if different < len(card.get("classes", [])):
+        if min(len(set(y[folds[0][0]])), len(set(y[tested]))) < len(classes):
             card["notes"].append("but not every class has early and late rows: measured on any")
-            folds, words = [], "shuffled"
-    folds = folds or shuffled_folds(X, y, groups, card)
+            folds = []
+    words = "later rows only"
+    if not folds:
+        words = "shuffled" if groups is None else f"by whole groups of '{groups.name}'"
+        folds = shuffled_folds(X, y, groups, card)
     card["measured"] = f"{FOLDS} folds, {words}"
-    if work(card) > LARGE_WORK:
+    if is_large:
         fit, test = folds[-1]
         some = np.random.default_rng(0).permutation(fit)[:LARGE_WORK]
-        for label in card.get("classes", []):  # also rows of a rare one
+        for label in classes:  # also rows of a rare one
             some = np.union1d(some, fit[y[fit] == label][:FOLDS])
         folds, card["measured"] = [(some, test)], f"{len(test):,} rows kept out, {words}"
     print(f"\nmeasured on {card['measured']}")
@@ -1294,36 +1163,23 @@ def make_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dic
 
 
 def find_order(X: np.ndarray, card: dict) -> np.ndarray | None:
-    """Return the rows by their time if the table is in its order, or in the reverse; else None.
-
-    A time is a date; a number called one that goes on in equal steps (a name alone is no proof);
-    seconds since 1970; a year, month and day in columns of their own.
-    """
-    times, parts = {}, {}
+    """Return the rows by their time, if the table is in its order or the reverse: a date, seconds
+    since 1970, or a number called a time in equal steps (a name alone is no proof)."""
     for feature, column in zip(card["features"], X.T):
-        name, steps = feature["name"], np.diff(column)
+        if not is_in_order(column):
+            continue
+        steps = np.diff(column)
         steps = steps[steps != 0]
-        is_even = TIME.search(name) and len(steps) and np.allclose(steps, steps[0])
-        is_epoch = (
-            feature["type"] == "number" and 5e8 < np.nanmin(column) <= np.nanmax(column) < 3e9
-        )
+        is_even = TIME.search(feature["name"]) and np.allclose(steps, steps[0])
+        is_epoch = 5e8 < np.nanmin(column) and np.nanmax(column) < 3e9
         if feature["type"] == "date" or is_even or is_epoch:
-            times[name] = column
-        if name.lower() in ("year", "month", "day"):
-            parts[name.lower()] = column
-    if len(parts) > 1 and "year" in parts:
-        weights = {"year": 372, "month": 31, "day": 1}
-        times["' and '".join(parts)] = sum(weights[part] * parts[part] for part in parts)
-    for name, column in times.items():
-        if is_in_order(column):
-            card["notes"].append(f"the rows are in order of time, by '{name}'")
+            card["notes"].append(f"the rows are in order of time, by '{feature['name']}'")
             return np.argsort(column, kind="stable")
     return None
 
 
 def shuffled_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dict) -> Folds:
-    """Return folds of rows in any order; the rows of a group, or those that are equal in all
-    features, are in one fold."""
+    """Return folds of any rows; those of a group, or equal in all features, are in one fold."""
     keys = groups
     if groups is None:
         keys = pd.util.hash_pandas_object(pd.DataFrame(X), index=False)
@@ -1351,9 +1207,8 @@ IMPORTANCE_ROWS = 500  # of each fold, drawn at random: enough to rank the featu
 
 
 def find_models(X: np.ndarray, card: dict) -> dict[str, BaseEstimator]:
-    """Return the given model, or the candidates of build_model(), by name; raises Refusal for what
-    can't be saved, before anything is fitted."""
-    frame, given = card.pop("frame"), card.pop("given", None)
+    """Return the given model, or those of build_model(), by name; refuse what can't be saved."""
+    read_frame, given = card.pop("frame"), card.pop("given", None)
     if given is not None:
         words = "models like the one that is served"
         try:
@@ -1363,13 +1218,14 @@ def find_models(X: np.ndarray, card: dict) -> dict[str, BaseEstimator]:
             words = "the very model that is served, which may have seen these rows"
             card["notes"].insert(0, f"the scores are of {words} ({in_one_line(error)})")
         card["measured"] += f", {words}"
-        return {card["estimator"]: given}
+        steps = getattr(given.estimator_, "steps", [("", given.estimator_)])
+        return {type(steps[-1][1]).__name__: given}
     models = build_model(card)
     models = models if isinstance(models, dict) else {type(models).__name__: models}
     for name, model in models.items():
         if isinstance(model, DataFrameEstimator):
-            names = [feature["name"] for feature in card["features"]]
-            model.columns = learn_columns(frame()[names], names, X, card)
+            names = {feature["name"]: feature["name"] for feature in card["features"]}
+            model.columns = learn_columns(read_frame(), names, X, card)
         try:
             pickle.dumps(model)
         except Exception as error:  # noqa: BLE001 an estimator may raise anything
@@ -1384,7 +1240,7 @@ def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
 
     A later model, which is slower, has to be better by more than luck: a gain in one row or two
     proves nothing. Where none is better than the dummy, which ignores the features, the dummy is
-    served: it is at least honest.
+    served: it is at least honest. A single one is kept, whatever it is worth.
     """
     dummy, method = DummyRegressor(), "predict"
     if "classes" in card:
@@ -1400,30 +1256,24 @@ def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
                 rows[:, np.isnan(rows).all(axis=0)] = 0.0  # boosting takes no column of NaN alone
                 clones.append(clone(model).fit(rows, y[fit]))
                 answers.append(getattr(clones[-1], method)(X[test]))
-            answers = (
-                np.concatenate(answers).astype(float).squeeze()
-            )  # a regressor's may be of shape (rows, 1)
+            answers = np.concatenate(answers).astype(float).squeeze()  # some have a column
             scores = score(truth, answers, card)
-        except (
-            ValueError,
-            AttributeError,
-            TypeError,
-        ) as error:  # too few rows of a class, no predict_proba
+        except (ValueError, AttributeError, TypeError) as error:  # such as no predict_proba
             print(f"can't be fitted: {error}")
             continue
         text = "   ".join(f"{key.replace('_', ' ')} {show(value)}" for key, value in scores.items())
         print(f"{text}   ({time.perf_counter() - started:.1f} s)", flush=True)
+        losses = losses_of(truth, answers, card)
         if name == "dummy":
             card["baseline"] = scores
-        losses = losses_of(truth, answers, card)
-        gains = None if least is None else least - losses
-        if least is None or gains.mean() > LUCK * gains.std() / math.sqrt(len(gains)):
-            best, least = (model, clones, answers), losses
-            card |= {"estimator": name, "metrics": scores}
-        if len(models) == 1:  # it is kept, whatever it is worth
-            least = None
-    if best is None:
-        raise Refusal("no model could be fitted: the lines above say why")
+        if name != "dummy" and len(models) > 1:
+            gains = least - losses
+            if gains.mean() <= LUCK * gains.std() / math.sqrt(len(gains)):
+                continue
+        best, least = (model, clones, answers), losses
+        card |= {"estimator": name, "metrics": scores}
+    if best[0] is dummy and len(models) == 1:
+        raise Refusal("the model can't be fitted: the line above says why")
     return best
 
 
@@ -1443,25 +1293,21 @@ def score(y: np.ndarray, answers: np.ndarray, card: dict) -> dict[str, float]:
             "mean_absolute_error": metrics.mean_absolute_error(y, answers),
             "r2": metrics.r2_score(y, answers),
         }
+    scores = {"log_loss": metrics.log_loss(y, answers, labels=card["classes"])}
     labels = np.array(card["classes"])[answers.argmax(axis=1)]
-    scores = {
-        "log_loss": metrics.log_loss(y, answers, labels=card["classes"]),
-        "accuracy": metrics.accuracy_score(y, labels),
-        "balanced_accuracy": metrics.balanced_accuracy_score(y, labels),
-    }
+    scores["accuracy"] = metrics.accuracy_score(y, labels)
+    scores["balanced_accuracy"] = metrics.balanced_accuracy_score(y, labels)
     if len(card["classes"]) == 2:
         scores["roc_auc"] = metrics.roc_auc_score(y, answers[:, 1])
     return scores
 
 
-def measure_importance(
-    clones: list, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
-) -> dict:
+def measure_importance(clones: list, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict):
     """Return how much shuffling each feature worsens the loss on unseen rows, largest first."""
     loss = "neg_root_mean_squared_error"
     if "classes" in card:
-        log_loss = {"response_method": "predict_proba", "labels": card["classes"]}
-        loss = metrics.make_scorer(metrics.log_loss, greater_is_better=False, **log_loss)
+        options = {"response_method": "predict_proba", "labels": card["classes"]}
+        loss = metrics.make_scorer(metrics.log_loss, greater_is_better=False, **options)
     options = {"scoring": loss, "n_repeats": FOLDS // len(folds), "random_state": 0}
     means = []
     for model, (_, test) in zip(clones, folds):
@@ -1479,42 +1325,33 @@ BANDS, BAND_ROWS = 5, 50  # of a regression's predictions, each with errors of i
 
 
 def measure_uncertainty(answers: np.ndarray, truth: np.ndarray, y: np.ndarray, card: dict) -> dict:
-    """Return what sets of labels, or intervals, need.
+    """Return the error that COVERAGE of the rows of each class, or band of the prediction, stay
+    within (Mondrian: Angelopoulos and Bates, "A Gentle Introduction to Conformal Prediction", 2021).
 
-    Each class, or band of the prediction, has an error of its own that COVERAGE of its rows stay
-    within (Mondrian conformal prediction: Angelopoulos and Bates, "A Gentle Introduction to
-    Conformal Prediction", 2021). The errors are those of models like the one that is served,
-    fitted to fewer rows: so it is neither split conformal prediction nor CV+, whose guarantees
-    are exact.
+    The models are like the one that is served, but fitted to fewer rows: so it is neither split
+    conformal prediction nor CV+, whose guarantees are exact.
     """
     if "classes" in card:
-        group = np.searchsorted(card["classes"], truth)
-        errors = 1 - answers[np.arange(len(truth)), group]
-        limits = [conformal_quantile(errors[group == i], 1.0) for i in range(len(card["classes"]))]
-        # a label is likely from this probability on; 0: too few rows to say
-        return {"coverage": COVERAGE, "thresholds": [1 - limit for limit in limits]}
-    bands = max(1, min(BANDS, len(truth) // BAND_ROWS))
-    edges = np.unique(np.quantile(answers, np.linspace(0, 1, bands + 1)[1:-1]))
-    group, errors = np.searchsorted(edges, answers, side="right"), np.abs(truth - answers)
-    most = float(errors.max())
-    return {
-        "coverage": COVERAGE,
-        "edges": edges.tolist(),  # a band is from one to the next
-        "widths": [conformal_quantile(errors[group == i], most) for i in range(len(edges) + 1)],
-        "minimum": float(y.min()),  # of the target: an interval keeps the sign of all
-        "maximum": float(y.max()),
-    }
-
-
-def conformal_quantile(errors: np.ndarray, most: float) -> float:
-    """Return the error that COVERAGE of new rows stay within; the most where rows are too few."""
-    rank = math.ceil((len(errors) + 1) * COVERAGE)
-    return float(np.sort(errors)[rank - 1]) if rank <= len(errors) else most
+        groups, group = len(card["classes"]), np.searchsorted(card["classes"], truth)
+        errors, most = 1 - answers[np.arange(len(truth)), group], 1.0
+    else:
+        bands = max(1, min(BANDS, len(truth) // BAND_ROWS))
+        edges = np.unique(np.quantile(answers, np.linspace(0, 1, bands + 1)[1:-1])).tolist()
+        group, errors = np.searchsorted(edges, answers, side="right"), np.abs(truth - answers)
+        groups, most = len(edges) + 1, float(errors.max())
+    widths = []
+    for place in range(groups):
+        own = np.sort(errors[group == place])
+        rank = math.ceil((len(own) + 1) * COVERAGE)
+        widths.append(float(own[rank - 1]) if rank <= len(own) else most)  # too few rows to say
+    if "classes" in card:  # a label is likely from this probability on
+        return {"coverage": COVERAGE, "thresholds": [1 - width for width in widths]}
+    ends = {"minimum": float(y.min()), "maximum": float(y.max())}  # an interval keeps their sign
+    return {"coverage": COVERAGE, "edges": edges, "widths": widths, **ends}
 
 
 def measure_cutoffs(answers: np.ndarray, truth: np.ndarray, card: dict) -> dict:
-    """Return the rarer of two labels, and for some probabilities from which on it may be taken for
-    the answer, the precision and the recall."""
+    """Return the rarer of two labels, and what taking it from a probability on would give."""
     label = min(card["classes"], key=truth.tolist().count)
     is_label, rows = truth == label, []
     for cutoff in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9):
@@ -1529,39 +1366,34 @@ def measure_cutoffs(answers: np.ndarray, truth: np.ndarray, card: dict) -> dict:
 
 def note_results(answers: np.ndarray, truth: np.ndarray, card: dict) -> None:
     """Note what is too good to be true, or no good."""
-    loss = next(iter(card["metrics"]))
+    loss, notes = next(iter(card["metrics"])), card["notes"]
     left = card["metrics"][loss] / (card["baseline"][loss] or 1.0)
     names = [f"'{name}'" for name in card["importance"]]
     gains = np.maximum(list(card["importance"].values()), 0.0)
-    is_alone = len(gains) > 1 and gains[0] > 0.9 * gains.sum()
     question = f"is it known before '{card['target']}' is? --drop leaves a column out"
     if card["estimator"] == "dummy":
-        words = "no model is better than the dummy, which ignores the features, so it is served"
-        card["notes"].insert(0, f"{words}: these columns say nothing")
+        notes.insert(
+            0, "no model is better than the dummy, which ignores all columns: it is served"
+        )
     elif left > 0.99:
         word = "hardly better" if left <= 1 else f"{100 * left - 100:.2g} % worse"
-        card["notes"].insert(0, f"{word} than the dummy: these columns say little")
-    elif left < 0.5 and is_alone:
-        card["notes"].append(f"{names[0]} tells almost all of it: {question}")
+        notes.insert(0, f"{word} than the dummy: these columns say little")
+    elif left < 0.5 and len(gains) > 1 and gains[0] > 0.9 * gains.sum():
+        notes.append(f"{names[0]} tells almost all of it: {question}")
     elif left < 0.03:
-        both = " and ".join(names[:2])
-        card["notes"].append(f"almost nothing is left to guess, by {both}: {question}")
+        notes.append(f"almost nothing is left to guess, by {' and '.join(names[:2])}: {question}")
     losses = losses_of(truth, answers, card)
     worst = losses.argmax()
     if "classes" not in card and losses[worst] > 0.5 * losses.sum():
         words = f"{show(truth[worst])} where about {show(answers[worst])} was expected"
-        share = f"{100 * losses[worst] / losses.sum():.0f} % of the squared error"
-        card["notes"].append(f"one row alone, {words}, makes {share}: is it right?")
+        notes.append(f"one row alone, {words}, makes over half of the squared error: is it right?")
 
 
 def load_before() -> dict | None:
     """Return what will be replaced, or None if it is nothing that can be read."""
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            before = joblib.load(MODEL_PATH)
-            return before if "told" in before["card"] else None
-    except Exception:  # noqa: BLE001 a pickle may raise anything
-        return None
+    with suppress(Exception), warnings.catch_warnings(action="ignore"):  # it may raise anything
+        before = joblib.load(MODEL_PATH)
+        return before if "told" in before["card"] else None
 
 
 def told_before(before: dict | None, table: pd.DataFrame, told: dict) -> dict:
@@ -1572,50 +1404,41 @@ def told_before(before: dict | None, table: pd.DataFrame, told: dict) -> dict:
     return old["told"] if is_same and sum(same) > len(same) / 2 else {}
 
 
-def say_before(before: dict | None, y: np.ndarray, card: dict) -> None:
+def say_before(before: dict, y: np.ndarray, card: dict) -> None:
     """Print what the model of before was, and how good it is on the rows of now."""
-    old = before["card"] if before else card
-    loss = next(iter(card["metrics"]))
+    old, loss = before["card"], next(iter(card["metrics"]))
     if old["target"] != card["target"] or loss not in old["metrics"]:
         print(f"it replaces a model of something else: '{old['title']}'")
-    elif before:
-        word = loss.replace("_", " ")
-        then = f"{old['estimator']}, {word} {show(old['metrics'][loss])} on {old['rows']:,} rows"
-        print(f"before: {then}, {old['trained']}; now {show(card['metrics'][loss])}")
-        if old.get("classes") == card.get("classes"):
-            method = "predict_proba" if "classes" in card else "predict"
-            answers = np.asarray(getattr(before["model"], method)(before["X"]), float).squeeze()
-            found = show(score(y, answers, card)[loss])
-            print(f"  it has {found} on these rows, of which it may know some")
-        names = [{feature["name"] for feature in each["features"]} for each in (old, card)]
-        for word, changed in (("new", names[1] - names[0]), ("gone", names[0] - names[1])):
-            if changed:
-                print(f"  {word}: {', '.join(sorted(changed))}")
+        return
+    then, now = show(old["metrics"][loss]), show(card["metrics"][loss])
+    name = f"{old['estimator']}, of {old['rows']:,} rows, {old['trained']}"
+    print(f"before: {name}: {loss.replace('_', ' ')} {then}; now {now}")
+    if old.get("classes") == card.get("classes"):
+        method = "predict_proba" if "classes" in card else "predict"
+        answers = np.asarray(getattr(before["model"], method)(before["X"]), float).squeeze()
+        print(f"  {show(score(y, answers, card)[loss])} on these rows, of which it may know some")
 
 
 # what is saved
-
-BACKGROUND_ROWS = 100  # against which the API explains an answer
 
 
 def pick_examples(answers: np.ndarray, X: np.ndarray, y: np.ndarray, card: dict) -> list[dict]:
     """Return up to five real rows as JSON has them, those with the most usual values that are
     answered well: of each class, the largest first; or of low to high, the middle first."""
-    losses = losses_of(y, answers, card)
+    losses, table = losses_of(y, answers, card), pd.DataFrame(X)
     if "classes" in card:
         parts = [np.flatnonzero(y == label) for label in pd.Series(y).value_counts().index[:5]]
     else:
         parts = np.array_split(y.argsort(kind="stable"), min(5, len(y)))
         parts.insert(0, parts.pop(len(parts) // 2))
-    is_choice = np.array(["minimum" not in feature for feature in card["features"]])
-    usual, scale = np.nanmedian(X, axis=0), np.nanstd(X, axis=0)
-    usual[is_choice] = [pd.Series(column).mode()[0] for column in X.T[is_choice]]
-    far = np.nan_to_num(np.abs(X - usual) / np.where(scale > 0, scale, 1), nan=2).clip(0, 2)
-    far[:, is_choice] = X[:, is_choice] != usual[is_choice]
+    far = ((table - table.median()).abs() / table.std(ddof=0)).clip(upper=2).fillna(2)
+    for place, feature in enumerate(card["features"]):
+        if "minimum" not in feature:
+            far[place] = (table[place] != table[place].mode().get(0)).astype(float)
     examples = []
     for part in parts:
         good = part[losses[part] <= np.median(losses[part])]
-        row = good[far[good].sum(axis=1).argmin()]
+        row = good[far.to_numpy()[good].sum(axis=1).argmin()]
         values = {f["name"]: decode(f, value) for f, value in zip(card["features"], X[row])}
         examples.append({"features": values, "target": y[row].item()})
     return examples
@@ -1629,29 +1452,29 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
         for rows in (X, between):
             most_probable = model.classes_[model.predict_proba(rows).argmax(axis=1)]
             by_probability &= bool((model.predict(rows) == most_probable).all())
-    features = card["features"]
-    has_range = ["minimum" in feature for feature in features]
-    last = [len(feature["choices"]) - 1 if "open" in feature else math.nan for feature in features]
+    features, low, high = card["features"], np.nanmin(X, axis=0), np.nanmax(X, axis=0)
+    for place, feature in enumerate(features):
+        if "minimum" not in feature:  # of choices only an open category has a range, their places
+            last = len(feature["counts"]) - 2
+            low[place], high[place] = (0, last) if "open" in feature else (math.nan, math.nan)
     artifact = {
         "model": model,
         "card": card,
-        "background": np.random.default_rng(0).permutation(X)[:BACKGROUND_ROWS],
+        "background": np.random.default_rng(0).permutation(X)[:100],  # to explain an answer by
         "by_probability": by_probability,  # the predicted label is always the most probable one
-        # the range of numbers, dates, and the places of the choices of an open category
-        "low": np.where(has_range, np.nanmin(X, axis=0), np.multiply(last, 0)),
-        "high": np.where(has_range, np.nanmax(X, axis=0), last),
+        "low": low,
+        "high": high,
         # where a gap is as good as unseen
         "rarely_missing": np.array([f["nullable"] and not has_telling_gaps(f) for f in features]),
     }
-    new = MODEL_PATH.with_name(f".{MODEL_PATH.name}.{os.getpid()}")
+    new = MODEL_PATH.with_name(f".{MODEL_PATH.name}.new")
     try:
         joblib.dump(artifact, new, compress=3)
         new.replace(MODEL_PATH)
     except OSError as error:
-        words = f"'{MODEL_PATH}' can't be written ({error.strerror}): set MODEL_PATH"
-        raise Refusal(words) from None
-    finally:
-        new.unlink(missing_ok=True)
+        raise Refusal(
+            f"'{MODEL_PATH}' can't be written ({error.strerror}): set MODEL_PATH"
+        ) from None
     return hashlib.sha256(MODEL_PATH.read_bytes()).hexdigest()
 
 
@@ -1666,5 +1489,6 @@ def run() -> None:
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="replace")  # what a log in cp1252 can't hold
-    # again, by the name by which the API will find a fork's own classes
-    importlib.import_module(Path(__file__).stem).run()
+    import train  # again, by the name by which the API will find a fork's own classes
+
+    train.run()
