@@ -799,8 +799,17 @@ def test_given_model_cannot_be_fitted_again(tmp_path):
     assert saved.card["metrics"]["log_loss"] == metrics.log_loss(frame.y, probabilities)
 
 
-def test_given_model_leaves_out(tmp_path):
-    """What a model doesn't take, or doesn't look at, is in no form."""
+def weekdays(frame):
+    return pd.to_datetime(frame["day"]).dt.day_of_week.to_frame()
+
+
+def parsed_weekdays(frame):
+    return frame["day"].dt.day_of_week.to_frame()
+
+
+@pytest.mark.parametrize(("function", "parsed"), [(weekdays, []), (parsed_weekdays, ["day"])])
+def test_given_model_leaves_out(function, parsed, tmp_path):
+    """What a model doesn't take, or doesn't look at, is in no form; a notebook may parse dates."""
     k = np.arange(60)
     columns = {
         "id": k + 1,
@@ -809,8 +818,8 @@ def test_given_model_leaves_out(tmp_path):
         "other": k % 5,
         "y": k * 1.5,
     }
-    frame = pd.read_csv(io.StringIO(csv_of(columns)))
-    weekday = make_column_transformer((FunctionTransformer(weekdays), ["day"]))
+    frame = pd.read_csv(io.StringIO(csv_of(columns)), parse_dates=parsed)
+    weekday = make_column_transformer((FunctionTransformer(function), ["day"]))
     model = make_pipeline(weekday, LinearRegression()).fit(frame[["prose", "day", "id"]], frame.y)
     saved = give(tmp_path, csv_of(columns), model)
     assert [feature["name"] for feature in saved.card["features"]] == ["day"]
@@ -824,8 +833,25 @@ def test_given_model_leaves_out(tmp_path):
     assert saved.model.predict(days) == pytest.approx(model[-1].predict([[0], [1]]))
 
 
-def weekdays(frame):
-    return pd.to_datetime(frame["day"]).dt.day_of_week.to_frame()
+@pytest.mark.parametrize("unknown", ["ignore", "error"])
+def test_given_model_takes_new_texts(unknown, tmp_path):
+    """A text that is none of the table's is taken where the model takes it."""
+    columns = {
+        "town": ["Ulm", "Bonn", "Rom"] * 9,
+        "x": [f"k{i}" for i in range(27)],
+        "y": range(27),
+    }
+    frame = pd.read_csv(io.StringIO(csv_of(columns)))
+    names = ["town", "x"][: 1 + (unknown == "ignore")]
+    one_hot = make_column_transformer((OneHotEncoder(handle_unknown=unknown), names))
+    model = make_pipeline(one_hot, LinearRegression()).fit(frame[names], frame.y)
+    saved = give(tmp_path, csv_of(columns), model)
+    found = [feature.get("open", False) for feature in saved.card["features"]]
+    assert found == [unknown == "ignore"] * len(names)
+    if unknown == "ignore":
+        new = pd.DataFrame({"town": ["another"], "x": ["k3"]})
+        X, _ = train.encode({"town": ["Aachen"], "x": ["k3"]}, saved.card)
+        assert saved.model.predict(X) == pytest.approx(model.predict(new))
 
 
 @pytest.mark.parametrize(("given", "words"), [

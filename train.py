@@ -73,8 +73,10 @@ def main() -> None:
     note_results(answers, y[tested], card)
 
     # fit the best to all rows, unless it was given, and save it with its card
-    print(f"keeping the {card['estimator']}, fitting it to {len(y):,} rows", flush=True)
-    model = best if hasattr(best, "estimator_") else clone(best).fit(X, y)
+    is_given = hasattr(best, "estimator_")
+    how = "as it was given" if is_given else f"fitting it to {len(y):,} rows"
+    print(f"keeping the {card['estimator']}, {how}", flush=True)
+    model = best if is_given else clone(best).fit(X, y)
     if card["estimator"] != "dummy":
         print("what matters most: " + ", ".join(list(card["importance"])[:3]))
     for note in card["notes"]:
@@ -335,10 +337,10 @@ def find_column(name: str | None, table: pd.DataFrame) -> str:
     return name
 
 
-def leave_out(card: dict, reason: str, **what: str | int) -> None:
-    """Put on the card what is left out, `rows=2` say, and print it."""
-    card["dropped"].append({**what, "reason": reason})
-    print(f"  {what.get('column', '')}{what.get('rows', '')}  left out: {reason}")
+def leave_out(card: dict, reason: str, rows: int) -> None:
+    """Put on the card, and print, that rows are left out."""
+    card["dropped"].append({"rows": rows, "reason": reason})
+    print(f"  {rows:,} rows left out: {reason}")
 
 
 # from a text to a number, and back
@@ -663,7 +665,8 @@ def read_features(table: pd.DataFrame, rows: pd.Index, card: dict, describe) -> 
             if np.isnan(column).all():
                 feature = "empty where the target is known"
         if isinstance(feature, str):
-            leave_out(card, feature, column=name)
+            card["dropped"].append({"column": name, "reason": feature})
+            print(f"  {name:{wide}}  left out: {feature}")
             continue
         add_range(feature, column[:, 0], card["notes"])
         card["features"].append(feature)
@@ -830,10 +833,10 @@ class DataFrameEstimator(BaseEstimator):
         frame = {}
         for key, dtype, place, cells, layout in self.columns:
             values = pd.Series(np.nan if place is None else X[:, place], range(len(X)))
-            if layout:
+            if layout is not None:
                 moments = pd.to_datetime((values * 86_400_000).round(), unit="ms")
-                gap = cells.get(np.nan)
-                values = moments.dt.strftime(layout).mask(values.isna(), gap).astype(dtype)
+                written = moments.dt.strftime(layout) if layout else moments
+                values = written.mask(values.isna(), cells.get(np.nan)).astype(dtype)
             elif cells is not None:
                 values = values.map(cells)
             elif is_integer_dtype(dtype) and not (values % 1 != 0).any():
@@ -885,7 +888,8 @@ def read_as_pandas(content: bytes, rows: pd.Index, options: dict) -> pd.DataFram
 
 def learn_columns(frame: pd.DataFrame, key_of: dict, X: np.ndarray, card: dict) -> list[tuple]:
     """Return for each column its key, its dtype, the place of its feature in the array (None: the
-    model does without), the first cell that stands for each value, and how a date is written."""
+    model does without), the first cell that stands for each value, and how a date is written
+    ("": not at all, the notebook has parsed it)."""
     places = [feature["name"] for feature in card["features"]]
     columns = []
     for name, key in key_of.items():
@@ -900,7 +904,10 @@ def learn_columns(frame: pd.DataFrame, key_of: dict, X: np.ndarray, card: dict) 
             elif feature["type"] == "date":
                 day_first = feature["format"].startswith("%d")
                 layout = guess_datetime_format(str(cells.iloc[0]), day_first) or "%Y-%m-%d"
+                layout = "" if column.dtype.kind == "M" else layout
                 cells = cells[cells.index.isna()]  # what stands for a gap
+            elif "open" in feature:
+                cells[len(feature["choices"])] = "another"
         columns.append((key, column.dtype, place, cells, layout))
     return columns
 
@@ -969,8 +976,12 @@ def read_given(model: BaseEstimator, table: pd.DataFrame, y: pd.Series, card: di
     try:
         answers = np.asarray(given.ask(frame), float)
     except Exception as error:  # noqa: BLE001 an estimator may raise anything
-        words = f"the model can't answer for this table ({in_one_line(error)})"
-        raise Refusal(f"{words}: it gets the columns as pandas.read_csv has them") from None
+        frame = parse_dates(frame)  # as a notebook may have done
+        try:
+            answers = np.asarray(given.ask(frame), float)
+        except Exception:  # noqa: BLE001
+            words = f"the model can't answer for this table ({in_one_line(error)})"
+            raise Refusal(f"{words}: it gets the columns as pandas.read_csv has them") from None
     table = table[[*key_of, *table.columns.drop([*key_of])]]
     X = read_features(table, y.index, card, partial(describe_given, given, frame, key_of))
     given.columns = learn_columns(frame, key_of, X, card)
@@ -990,6 +1001,16 @@ def read_given(model: BaseEstimator, table: pd.DataFrame, y: pd.Series, card: di
     print(words)
     card["given"] = given
     return X
+
+
+def parse_dates(frame: pd.DataFrame) -> pd.DataFrame:
+    parsed = {}
+    for key, texts in frame.select_dtypes("str").items():
+        layout = find_layout(texts.dropna(), texts.value_counts(), [])
+        if layout:
+            days = texts.map(partial(read_date, layout=layout), na_action="ignore")
+            parsed[key] = pd.to_datetime(days.astype(float), unit="D")
+    return frame.assign(**parsed)
 
 
 def match_labels(model: BaseEstimator, target: pd.Series, y: pd.Series, card: dict) -> dict:
@@ -1027,7 +1048,11 @@ def describe_given(given, frame: pd.DataFrame, key_of: dict, texts: pd.Series, c
     choices = sorted(set(texts) - MISSING)
     if is_numeric and all(read_number(text, card["decimal"]) is not None for text in choices):
         return {"type": "number"}
-    return {"type": "category", "choices": choices}
+    found = {"type": "category", "choices": choices}
+    with suppress(Exception):  # does it take a text that it has never seen?
+        given.ask(frame.assign(**{key: "another"}))
+        found |= {} if is_numeric else {"open": True}
+    return found
 
 
 # the models
@@ -1417,6 +1442,10 @@ def say_before(before: dict, y: np.ndarray, card: dict) -> None:
         method = "predict_proba" if "classes" in card else "predict"
         answers = np.asarray(getattr(before["model"], method)(before["X"]), float).squeeze()
         print(f"  {show(score(y, answers, card)[loss])} on these rows, of which it may know some")
+    names = [{feature["name"] for feature in each["features"]} for each in (old, card)]
+    for word, changed in (("new", names[1] - names[0]), ("gone", names[0] - names[1])):
+        if changed:
+            print(f"  {word}: {', '.join(sorted(changed))}")
 
 
 # what is saved
@@ -1467,14 +1496,15 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
         # where a gap is as good as unseen
         "rarely_missing": np.array([f["nullable"] and not has_telling_gaps(f) for f in features]),
     }
-    new = MODEL_PATH.with_name(f".{MODEL_PATH.name}.new")
+    new = MODEL_PATH.with_name(f".{MODEL_PATH.name}.{os.getpid()}")
     try:
         joblib.dump(artifact, new, compress=3)
         new.replace(MODEL_PATH)
     except OSError as error:
-        raise Refusal(
-            f"'{MODEL_PATH}' can't be written ({error.strerror}): set MODEL_PATH"
-        ) from None
+        words = f"'{MODEL_PATH}' can't be written ({error.strerror}): set MODEL_PATH"
+        raise Refusal(words) from None
+    finally:
+        new.unlink(missing_ok=True)
     return hashlib.sha256(MODEL_PATH.read_bytes()).hexdigest()
 
 
