@@ -515,8 +515,9 @@ ANSWER_SECONDS = 600  # for a file to be predicted, and for its client to take t
 
 def open_table(content: bytes, model: Model) -> tuple[list[str], str, Iterator[list[str]]]:
     """Return what read_table() does. Raises HTTPException 422 if it can't be predicted."""
+    encoding = model.card["told"].get("encoding")
     try:
-        names, _, rows = read_table(content)
+        names, _, rows = read_table(content, encoding)
         absent = [name for name in model.features if name not in names]
         needed = [name for name in absent if not model.features[name]["nullable"]]
         if needed or len(absent) == len(model.features):
@@ -528,7 +529,7 @@ def open_table(content: bytes, model: Model) -> tuple[list[str], str, Iterator[l
         if len(first) + sum(1 for _ in islice(rows, MAX_FILE_ROWS)) > MAX_FILE_ROWS:
             raise ValueError(f"it has more than {MAX_FILE_ROWS:,} rows")
         check_file(dict(zip(names, zip(*first))), model.card)
-        return read_table(content)  # from its first row again
+        return read_table(content, encoding)  # from its first row again
     except ValueError as error:
         raise refusal(f"This is no table to predict: {error}", "table") from None
 

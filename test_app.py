@@ -48,7 +48,8 @@ from sklearn import metrics
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.dummy import DummyRegressor
-from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor, VotingClassifier
+from sklearn.frozen import FrozenEstimator
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import (
@@ -324,7 +325,8 @@ def to_csv(rows, api):
     ("($192.96)", -192.96, -192.96, "$"), ("(167)", -167, -167, ""), ("15,63-", -15.63, -15.63, ""),
     ("1,23,456", 123456, 123456, ""), ("1.2K", 1200, 1200, ""), ("$15.4 M", 15.4e6, 15.4e6, "$"),
     ("3,5 Mio. €", 3.5e6, 3.5e6, "€"), ("<2.0", 2, 2, ""), ("1:38", 98, 98, "min"),
-    ("14:05:30", 845.5, 845.5, "min"),
+    ("14:05:30", 845.5, 845.5, "min of h:mm:ss"), ("£1.2m", 1.2e6, 1.2e6, "£"), ("3 m", 3, 3, "m"),
+    ("$20.00/hr", 20, 20, "$/hr"), ("$770 mil", 7.7e8, 7.7e8, "$"),
     # with a unit
     ("51,000 mi.", 51000, 51, "mi."), ("174g", 174, 174, "g"), ("6.1 inches", 6.1, 6.1, "inches"),
     ("USD 799", 799, 799, "USD"), ("-5 °C", -5, -5, "°C"), ("12a", 12, 12, "a"),
@@ -359,6 +361,8 @@ def test_read_no_number(text):
     (b"a,a,,a\n1,2,3,4\n", ["a", "a (2)", "column 3", "a (3)"], [["1", "2", "3", "4"]]),
     (b"a,b,c\n1\n1,2,3,4\n", ["a", "b", "c"], [["1", "", ""], ["1", "2", "3", "4"]]),
     # lines above the header, blanks before quotes, and within cells
+    (b"Sales,,\n,,\na,b,c\n1,2,x\n1,3,y\n", ["a", "b", "c"], [["1", "2", "x"], ["1", "3", "y"]]),
+    (b"Bank\nland,1990,1991\nA,2,3\nB,2,3\n", ["land", "1990", "1991"], [["A", "2", "3"], ["B", "2", "3"]]),
     (b"Sales of 2024\na;b;c\n1,5;2;3\n1,5;2;3\n", ["a", "b", "c"], [["1,5", "2", "3"]] * 2),
     (b'a, b\n1, "x, y"\n', ["a", "b"], [["1", "x, y"]]), (b"a,b\n1, 2 \n", ["a", "b"], [["1", " 2 "]]),
     (b"a\n1,5\n2,5\n", ["a"], [["1,5"], ["2,5"]]),  # no header has a number
@@ -416,6 +420,7 @@ def test_decimal(tmp_path):
     (["13/02/2024", "14/2/2024"], {"type": "date", "format": "%m-%d-%Y"}, "day and month the other"),
     (["13/02/2024", "3/4/2024"], {"type": "date", "format": "%d-%m-%Y"}, None),
     (["2024-02-13", "2024-03-04"], {"type": "date", "format": "%m-%d-%Y"}, None),
+    (["03/04/2024", "12/05/2024"], {"type": "date", "format": "%d-%m-%Y"}, None),  # either
 ])  # fmt: skip
 def test_check_file(texts, feature, refused):
     """Rows to predict may not mean thousands, or March, where training meant parts, or April."""
@@ -492,15 +497,17 @@ def test_train_describes_or_leaves_out(tmp_path):
     n, words = np.arange(440), ["one", "two", "three", "four", "five", "six"]
     columns = {
         "column 1": (3 * n, "an identifier, by its name; rename it to keep it"),
-        "from 0": (n, "an identifier: whole numbers, all different"),
-        "number": (n + 1, "an identifier: whole numbers, all different"),
+        "from 0": (n, "an identifier: it counts the rows; shuffle them to keep it"),
+        "number": (n + 1, "an identifier: it counts the rows"),
+        "dose": (n * 7 % 440, "number"),
+        "followers": ([f"{i % 9}.5{'mk'[i % 2]}" for i in n], "category"),  # millions, meters?
         "customer_id": (n // 2 * 7, "an identifier, by its name"),
         "order id": ([f"A{i // 4}" for i in n], "an identifier, by its name"),
         "name": ([f"Anna {i}" for i in n], "an identifier: every text is different"),
         "story": ([" ".join(words[i % 2 :]) + str(i // 2) for i in n], "free text"),
         "same": (["x"] * 440, "always 'x'"),
         "gaps": (["NA"] * 440, "empty"),
-        "many": ([f"w{i * 2 // 3}" for i in n], "293 different texts in 439 cells are too many"),
+        "many": ([f"w{i * 2 // 3}" for i in n], "293 different texts in 440 cells are too many"),
         "seldom": (np.where(n < 9, n, ""), "known in only 9 rows"),
         "ten": (np.where(n < 10, n * 7, ""), "number"),
         "height": (n + 58, "number"),
@@ -603,13 +610,54 @@ def test_train_rare_class():
     assert (y[rows] == "b").sum() >= 5
 
 
+@pytest.mark.parametrize(("group", "folds"), [
+    ([f"g{i % 3}" for i in range(60)], 3), ([f"g{i // 6}" for i in range(60)], 5),
+])  # fmt: skip
+def test_train_groups(group, folds, tmp_path):
+    """No group is learned from and tested, however few there are, and however rare a class is."""
+    CALLS.clear()
+    x = np.array([int(name[1:]) for name in group]) + np.arange(60) / 100
+    options = ("--group", "site", "--task", "regression")
+    saved = fit(
+        tmp_path, csv_of({"x": x, "site": group, "y": x}), *options, build=lambda *_: Given()
+    )
+    assert saved.card["measured"] == f"{folds} folds, by whole groups of 'site'"
+    assert {"column": "site", "reason": "by --group"} in saved.card["dropped"]
+    for fitted, X in CALLS:
+        known = set(fitted[:, 0] // 1)
+        assert len(fitted) == 60 or not known & set(X[:, 0] // 1)
+    with pytest.raises(SystemExit):
+        fit(tmp_path, csv_of({"x": x, "site": ["one"] * 60, "y": x}), *options)
+
+
+def test_train_before(tmp_path):
+    """The second model knows the first: its options, how good it was, and how good it is now."""
+    a = np.random.default_rng(2).normal(size=(4, 60))
+    table = {"a": a[0], "b": a[1], "c": a[2], "y": a[0] + a[3] / 9}
+    fit(tmp_path, csv_of(table), "--title", "What?", "--drop", "b, c")
+    saved = fit(tmp_path, csv_of(table | {"d": a[1]}), "--target", "y")
+    assert saved.card["title"] == "What?"
+    for words in ("as the last time: --", "before: Pipeline, of 60 rows, ", "  new: d\n",
+                  "on these rows, of which it may know some"):  # fmt: skip
+        assert words in saved.printed
+    saved = fit(tmp_path, csv_of(table), "--drop", "", "--title", "")
+    assert [feature["name"] for feature in saved.card["features"]] == ["a", "b", "c"]
+    assert (saved.card["title"], "  gone: d\n" in saved.printed) == ("Predict y", True)
+    # a model that takes no gap is not asked about one
+    saved = fit(tmp_path, csv_of(table), build=lambda *_: LinearRegression())
+    gaps = csv_of(table | {"a": ["", *a[0][1:]]})
+    assert "before: LinearRegression, " in fit(tmp_path, gaps).printed
+    other = csv_of({"z": a[0], "w": a[1], "q": a[2] > 0})
+    assert "it replaces a model of something else: 'Predict y'" in fit(tmp_path, other).printed
+
+
 @pytest.mark.parametrize(("columns", "options", "words"), [
     ({}, [], "the table is empty"),
     ({"a": [1, 2]}, [], "the table has one column"),
     ({"a": [], "y": []}, [], "the table has a header and no rows"),
     ({"a": [1, 2, "3,4"], "y": [0, 1, 0]}, [], "row 3 has 3 cells, the header 2"),
     ({"a": [1, 2, "3,\\"], "y": [0, 1, 0]}, [], "or a quote in a cell written"),
-    ({"a": [1, 2], "y": [0, 1]}, ["--encoding", "cp0"], "there is no encoding 'cp0'"),
+    ({"a": [1, 2], "y": [0, 1]}, ["--encoding", "cp0"], "'cp0' is no encoding of this file"),
     ({"price": [1], "y": [0]}, ["--target", "cost"], "the table has no column 'cost': is it 'price'?"),
     ({"a": [1, 2] * 20, "y": ["yes", ""] * 20}, [], "is always 'yes': there is nothing to learn"),
     ({"a": [1, 2] * 20, "y": [0.5] * 40}, ["--task", "regression"], "is always '0.5'"),
@@ -719,7 +767,8 @@ LOG = TransformedTargetRegressor(
 @pytest.mark.parametrize(("model", "target", "labels", "note"), [
     (FOREST, NUMBERS // 10, NUMBERS // 10, ""),  # "10" is before "2"
     (FOREST, NUMBERS // 60 == 1, NUMBERS // 60 == 1, ""),
-    (FOREST, np.where(NUMBERS < 60, "no", "yes"), NUMBERS // 60, "order: 0 is 'no', 1 is 'yes'"),
+    (FOREST, np.where(NUMBERS < 60, "no", "yes"), NUMBERS // 60, "0 is 'no', 1 is 'yes'"),
+    (FOREST, np.array(["low", "mid", "high"])[NUMBERS // 40], NUMBERS // 40, "2 is 'high'"),
     (FOREST, NUMBERS // 20 * 2, NUMBERS // 20, "2 is '4', 3 is '6', 4 is '8', 5 is '10'"),
     (FOREST, NUMBERS // 60, (NUMBERS // 60).astype(str), ""),
     (GridSearchCV(FOREST, {"randomforestclassifier__max_depth": [2]}), NUMBERS // 60,
@@ -799,6 +848,19 @@ def test_given_model_cannot_be_fitted_again(tmp_path):
     assert saved.card["metrics"]["log_loss"] == metrics.log_loss(frame.y, probabilities)
 
 
+def test_given_model_of_frozen_parts(tmp_path):
+    """What would not be fitted again knows the rows: so do its scores, which the card says."""
+    columns = {"x": NUMBERS, "y": NUMBERS * 7 % 5 % 2}
+    frame = pd.read_csv(io.StringIO(csv_of(columns)))
+    forest = RandomForestClassifier(10, random_state=0).fit(frame[["x"]], frame.y)
+    model = VotingClassifier([("a", FrozenEstimator(forest))], voting="soft")
+    saved = give(tmp_path, csv_of(columns), model.fit(frame[["x"]], frame.y))
+    assert saved.card["measured"].endswith("which may have seen these rows")
+    assert saved.model.predict(NUMBERS[:, None] * 1.0).astype(int) == pytest.approx(
+        model.predict(frame[["x"]])
+    )
+
+
 def weekdays(frame):
     return pd.to_datetime(frame["day"]).dt.day_of_week.to_frame()
 
@@ -860,7 +922,7 @@ def test_given_model_takes_new_texts(unknown, tmp_path):
     (b"\x80\x04c__main__\nmy_own\n.", "needs what is not here (AttributeError: "),
     (b"\x80\x04cmy_prepare\nmy_own\n.", "'my_prepare'): import it from a module beside train.py"),
     ({"model": 1}, "has a dict in it: save the fitted model itself"),
-    (LogisticRegression(), "the model's labels are [], those of 'y' ['no', 'yes']"),
+    (LogisticRegression(), "the model can't answer for this table (NotFittedError"),
     (LinearSVC(), "has a classifier without predict_proba in it: use Calib"),
     (LogisticRegression().fit(pd.DataFrame({"x": K, "hight": K}), K % 2),
      "the table has no column 'hight': is it 'height'?"),
@@ -1043,9 +1105,12 @@ HALF = np.arange(60) // 2
     ({"a": A, "b": B, "y": NOISE[2]}, ["than the dummy: these columns say little"]),
     ({"a": [f"{i % 9 + 1}/{i % 8 + 1}/2024" for i in range(100)], "b": B, "y": B + NOISE[2]},
      ["' in 'a' is read as a date, month first"]),
+    # the order of the rows tells that the day is first, and the months' equal steps that it isn't
+    ({"a": [f"{i % 12 + 1}/1/{2000 + i // 12}" for i in range(100)], "b": B, "y": B + NOISE[2]},
+     ["in order of time, by 'a'"]),
     ({"a": [f"1/{i % 12 + 1}/{2000 + i // 12}" for i in range(100)], "b": B, "y": B + NOISE[2]},
-     ["in order of time, by 'a'"]),  # the order of the rows tells that the day is first
-    ({"x": HALF, "y": HALF + 9 * A[:60]}, ["30 rows equal another in all features"]),
+     ["in order of time, by 'a'"]),
+    ({"x": HALF, "y": HALF + 9 * A[:60]}, ["so that none is measured on one it knows: 30"]),
     ({"x": [1] * 30 + list(range(30)), "y": ["same"] * 30 + ["else"] * 30}, []),
     ({"day": DAYS, "b": B, "y": B + NOISE[2]}, ["the rows are in order of time, by 'day'"]),
     ({"day": DAYS, "y": ["old"] * 40 + ["new"] * 20},  # the first rows lack a class
@@ -1176,6 +1241,13 @@ def test_csv(apis, tmp_path):
     body = to_csv([apis["price"].card["examples"][0]["features"]], apis["price"])
     answer = ask(apis["price"].url + "/predict/csv", body.replace("Größe", "size"), CSV)[1]
     assert answer.endswith(";there is no column 'Größe';\n")
+    # a file is read in the encoding that train.py was told
+    (tmp_path / "table.csv").write_bytes("město,y\n".encode("cp1250") + b"1.5,1\n2,2\n" * 9)
+    czech = fit(tmp_path, None, str(tmp_path / "table.csv"), "--encoding", "cp1250")
+    with serve(load_api(czech.path).app) as url:
+        scored = ask(url + "/predict/csv", (tmp_path / "table.csv").read_bytes(), CSV)
+        assert (scored[0], scored[1][:5]) == (200, "město")
+    czech.path.unlink()
     towns, x = [f"town {i % 12}" for i in range(40)], ["", *range(1, 40)]
     nullable = fit(tmp_path, csv_of({"x": x, "in": [""] + towns[1:], "y": np.arange(40) / 2}))
     with serve(load_api(nullable.path).app) as url:

@@ -63,7 +63,7 @@ def main() -> None:
     X, y, folds, card = prepare(**options, before=before)
 
     # compare a dummy and the candidates, or the given model, on rows that they have not seen
-    best, clones, answers = compare(find_models(X, card), X, y, folds, card)
+    best, clones, answers = compare(find_models(X, y, folds, card), X, y, folds, card)
     card["importance"] = measure_importance(clones, X, y, folds, card)
     tested = np.concatenate([test for _, test in folds])
     card["uncertainty"] = measure_uncertainty(answers, y[tested], y, card)
@@ -96,10 +96,11 @@ def prepare(path=None, model: str = "", before: dict | None = None, **options: s
     content, about = load_table(path)
     encoding, notes = find_encoding(content, options.get("encoding"))
     table, separator = read_frame(content, encoding)
-    told = {key: value for key, value in options.items() if value}
-    if "drop" in told:
+    told = {key: value for key, value in options.items() if value is not None}
+    if told.get("drop"):
         told["drop"] = [find_column(name.strip(), table) for name in told["drop"].split(",")]
     told = told_before(before, table, told) | told
+    told = {key: value for key, value in told.items() if value}  # --drop "" takes it back
     if model:
         given = load_given(model)
         told["task"] = "classification" if hasattr(given, "predict_proba") else "regression"
@@ -176,8 +177,8 @@ def read_options() -> dict[str, str | None]:
     parser.add_argument("path", nargs="?", help="a CSV file; left out: the wine data")
     parser.add_argument("--model", help="a file with your fitted pipeline, to serve as it is")
     for name, text in OPTIONS.items():
-        choices = ["classification", "regression"] if name == "task" else None
-        parser.add_argument(f"--{name}", choices=choices, help=text)
+        choices = {"task": ["classification", "regression"], "decimal": [".", ","]}
+        parser.add_argument(f"--{name}", choices=choices.get(name), help=text)
     return vars(parser.parse_args())
 
 
@@ -240,13 +241,19 @@ def find_separator(sample: str) -> tuple[str, int]:
         rows = [row for row in islice(lines, 100) if row] or [[]]
         [(width, times)] = Counter(map(len, rows)).most_common(1)
         above = 0
-        while len(rows[above]) < min(width, max(2, width - 1)):
+        while above < len(rows) - 1 and not is_wide(rows[above], width):
             above += 1
-        # a header has no numbers: else what stands above it is the header of one column
-        is_header = above == 0 or not any(map(PLAIN.fullmatch, rows[above]))
+        # a header is not all numbers: else what stands above it is the header of one column
+        is_header = above == 0 or not all(map(PLAIN.fullmatch, rows[above]))
         if is_header and width > 1 and (times, width) > best:
             best, found = (times, width), (mark, above)
     return found
+
+
+def is_wide(cells: list[str], width: int) -> bool:
+    """Return whether a line is a row of about so many cells, more than half of them filled."""
+    filled = sum(1 for cell in cells if cell.strip())
+    return len(cells) >= min(width, max(2, width - 1)) and 2 * filled > min(width, len(cells))
 
 
 def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, Iterator]:
@@ -310,8 +317,8 @@ def read_frame(content: bytes, encoding: str) -> tuple[pd.DataFrame, str]:
     """Return the table, all texts, and its separator."""
     try:
         names, separator, rows = read_table(content, encoding)
-    except LookupError:
-        raise Refusal(f"there is no encoding '{encoding}': give one such as cp1252") from None
+    except (LookupError, UnicodeError):
+        raise Refusal(f"'{encoding}' is no encoding of this file: give one, cp1252 say") from None
     if len(names) == 1:
         raise Refusal("the table has one column: it needs a target and at least one feature")
     cells = []
@@ -360,6 +367,7 @@ DIGITS = re.compile(  # here with a decimal point: 1,234.5 or 1,23,456 or 1234. 
 )
 CLOCK = re.compile(r"(\d{1,3}):([0-5]\d)(?::([0-5]\d(?:\.\d+)?))?", re.ASCII)
 MAGNITUDES = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "bn": 1e9, "lakh": 1e5, "crore": 1e7}
+MILLIONS = {"m", "mil", "mn"}  # behind an amount of money: else meters, or miles
 MAGNITUDES |= {"million": 1e6, "billion": 1e9, "Mio.": 1e6, "Mrd.": 1e9, "Tsd.": 1e3}
 
 
@@ -377,7 +385,8 @@ def split_number(text: str, decimal: str) -> tuple[float, str] | None:
     1:30 in minutes. The decimal mark matters only where the digits have a meaning with either."""
     if clock := CLOCK.fullmatch(text):
         hours, minutes, seconds = map(float, clock.groups("0"))
-        return 60 * hours + minutes + seconds / 60, "min"
+        # note: beside 1:02:11 the short 59:30 is of minutes and seconds, so another unit
+        return 60 * hours + minutes + seconds / 60, "min of h:mm:ss" if clock[3] else "min"
     parts = NUMBER.fullmatch(text.replace("\u2212", "-"))  # a typographer's minus
     meanings = meanings_of(parts[4]) if parts else {}
     if not meanings:
@@ -385,12 +394,12 @@ def split_number(text: str, decimal: str) -> tuple[float, str] | None:
     sign, before, minus, _, power, after, end = parts.groups()
     value = meanings.get(decimal, max(meanings.values())) * float(f"1{power}")
     size, _, rest = after.partition(" ")
-    if size in MAGNITUDES:
-        value, after = value * MAGNITUDES[size], rest
+    if size in MAGNITUDES or (before and size in MILLIONS):
+        value, after = value * MAGNITUDES.get(size, 1e6), rest
     minuses = (sign + minus + end).count("-") + (sign == "(")
     if (sign == "(") != end.endswith(")") or minuses > 1 or value > MAX_NUMBER:
         return None
-    return -value if minuses else value, before.strip() or after.strip()
+    return -value if minuses else value, (before.strip() + after).strip()
 
 
 def read_number(text: str, decimal: str, unit: str = "") -> float | None:
@@ -437,6 +446,9 @@ def find_writing(counts: pd.Series, card: dict) -> tuple[str, str]:
         if not PLAIN.fullmatch(text):
             units[(split_number(text, mark) or ("", ""))[1]] += times
     del units[""]
+    if counts.index.str.contains(r"\d ?[kKB]$").any():
+        for unit in MILLIONS:  # beside thousands they are no unit, but who knows
+            del units[unit]
     for unit, times in units.most_common(1):
         least = MOSTLY if unit == "%" else 0.5  # some per cents beside fractions are no unit
         if times >= least * counts.sum() or unit in "$€£¥₹":
@@ -564,9 +576,10 @@ def check_file(columns: Columns, card: dict) -> None:
             mark, unclear = find_mark(different, expected)
             if unclear and mark != expected:
                 words = f"another decimal mark than '{expected}'"
-        elif feature["type"] == "date" and "%d" in feature["format"]:
-            layout = find_layout(texts, different.value_counts(), [])
-            if layout == feature["format"].translate(SWAPPED_DAY):
+        elif feature["type"] == "date":
+            layouts = feature["format"], feature["format"].translate(SWAPPED_DAY)
+            mine, other = ([read_date(text, each) for text in different] for each in layouts)
+            if mine.count(None) > other.count(None):
                 words = "day and month the other way round"
         if words:
             raise Refusal(f"cells of '{feature['name']}' seem to have {words}, unlike in training")
@@ -616,7 +629,8 @@ def read_target(table: pd.DataFrame, card: dict) -> tuple[pd.Series, pd.DataFram
         )
     if len(y) < MIN_ROWS:
         raise Refusal(f"{len(y)} usable rows: give {MIN_ROWS} or more where '{name}' is known")
-    return y, table.drop(index=others.index)
+    # a first row without a target may be no row, but units or a second header
+    return y, table.drop(index=others.index[others.index < 2])
 
 
 def spell_alike(texts: pd.Series) -> pd.Series:
@@ -714,9 +728,9 @@ def describe_column(texts: pd.Series, card: dict) -> dict | str:
         again = f"; --group {name} keeps its rows together" if len(counts) < known / 2 else ""
         return f"an identifier, by its name; rename it to keep it{again}"
     if is_number:
-        is_dense = len(counts) == len(texts) > MOSTLY * np.ptp(values[is_read])
-        if is_whole and is_dense and values.min() in (0, 1) and not TIME.search(name):
-            return "an identifier: whole numbers, all different"
+        counter = [str(n) for n in range(int(texts.iloc[0] == "1"), len(texts) + 1)]
+        if texts.tolist() == counter[: len(texts)] and not TIME.search(name):
+            return "an identifier: it counts the rows; shuffle them to keep it"
         own = {"unit": unit, "decimal": mark if mark != card["decimal"] else ""}
         return {"type": "number"} | {key: text for key, text in own.items() if text}
     if counts.index.str.lower().isin(["false", "true"]).all():
@@ -767,9 +781,13 @@ def find_layout(texts: pd.Series, counts: pd.Series, notes: list[str]) -> str | 
     swapped = best.translate(SWAPPED_DAY)
     if swapped == best or shares.get(swapped) != shares[best]:
         return best
-    for layout in (swapped, best):  # the order of the rows may tell
-        if is_in_order(texts.map(partial(read_date, layout=layout)).to_numpy(float)):
-            return layout
+    steps = {}  # where the rows are in order, of more equal length if it is the right one
+    for layout in (best, swapped):
+        days = texts.map(partial(read_date, layout=layout)).to_numpy(float)
+        if is_in_order(days):
+            steps[layout] = np.ptp(np.diff(days[~np.isnan(days)]))
+    if steps:
+        return min(steps, key=steps.get)
     words = "day first" if best.startswith("%d") else "month first"
     notes.append(f"'{counts.index[0]}' in '{texts.name}' is read as a date, {words}")
     return best
@@ -932,7 +950,7 @@ def load_given(path: str) -> BaseEstimator:
         if isinstance(error, AttributeError | ImportError):
             todo = "import it from a module beside train.py, and save the model again"
             problem = f"needs what is not here ({in_one_line(error)}): {todo}"
-    if not problem and not hasattr(model, "predict"):
+    if not problem and not (hasattr(model, "predict") and hasattr(model, "get_params")):
         problem = f"has a {type(model).__name__} in it: save the fitted model itself"
     elif not problem and is_classifier(model) and not hasattr(model, "predict_proba"):
         problem = "has a classifier without predict_proba in it: use CalibratedClassifierCV"
@@ -971,17 +989,18 @@ def read_given(model: BaseEstimator, table: pd.DataFrame, y: pd.Series, card: di
     key_of = {name_of[key]: key for key in frame}
     given = DataFrameEstimator(model)
     given.estimator_ = model
-    if "classes" in card:
-        given.labels = match_labels(model, target, y, card)
     try:
-        answers = np.asarray(given.ask(frame), float)
+        predicted = given.ask(frame, "predict")
     except Exception as error:  # noqa: BLE001 an estimator may raise anything
         frame = parse_dates(frame)  # as a notebook may have done
         try:
-            answers = np.asarray(given.ask(frame), float)
+            predicted = given.ask(frame, "predict")
         except Exception:  # noqa: BLE001
             words = f"the model can't answer for this table ({in_one_line(error)})"
             raise Refusal(f"{words}: it gets the columns as pandas.read_csv has them") from None
+    if "classes" in card:
+        given.labels = match_labels(model, predicted, target, y, card)
+    answers = np.asarray(given.ask(frame), float)
     table = table[[*key_of, *table.columns.drop([*key_of])]]
     X = read_features(table, y.index, card, partial(describe_given, given, frame, key_of))
     given.columns = learn_columns(frame, key_of, X, card)
@@ -1013,20 +1032,27 @@ def parse_dates(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**parsed)
 
 
-def match_labels(model: BaseEstimator, target: pd.Series, y: pd.Series, card: dict) -> dict:
+def match_labels(model, predicted, target: pd.Series, y: pd.Series, card: dict) -> dict:
     """Return the model's label for each of the card's: as pandas.read_csv has it, as the text, or
-    as LabelEncoder numbers them."""
+    a number that the notebook gave it."""
     theirs, texts = np.ravel(getattr(model, "classes_", [])).tolist(), card["classes"]
     as_read = dict(zip(y, target.tolist()))
-    order = sorted(texts, key=as_read.get if is_numeric_dtype(target.dtype) else None)
-    as_encoded = {text: place for place, text in enumerate(order)}
-    for labels in (as_read, dict(zip(texts, texts)), as_encoded):
-        if len(theirs) == len(texts) and set(labels.values()) == set(theirs):
-            if labels is as_encoded:
-                words = ", ".join(f"{place} is '{text}'" for text, place in as_encoded.items())
-                card["notes"].append(f"the model's labels are in LabelEncoder's order: {words}")
+    for labels in (as_read, dict(zip(texts, texts))):
+        if set(labels.values()) == set(theirs):
             return {text: labels[text] for text in texts}
-    raise Refusal(f"the model's labels are {theirs}, those of '{card['target']}' {texts}")
+    # numbered by the notebook: what its rows have most often, if that is one for each; else
+    # LabelEncoder's order
+    order = sorted(texts, key=as_read.get if is_numeric_dtype(target.dtype) else None)
+    labels = {text: place for place, text in enumerate(order)}
+    if set(labels.values()) != set(theirs):
+        raise Refusal(f"the model's labels are {theirs}, those of '{card['target']}' {texts}")
+    often = pd.crosstab(np.ravel(predicted), y.to_numpy()).idxmax(axis=1)
+    if set(often) == set(texts):
+        labels = {text: label for label, text in often.items()}
+    numbered = sorted(zip(labels.values(), labels))
+    words = ", ".join(f"{label} is '{text}'" for label, text in numbered)
+    card["notes"].append(f"the model's labels are numbers: {words}")
+    return {text: labels[text] for text in texts}
 
 
 def describe_given(given, frame: pd.DataFrame, key_of: dict, texts: pd.Series, card: dict):
@@ -1176,7 +1202,7 @@ def make_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dic
     if not folds:
         words = "shuffled" if groups is None else f"by whole groups of '{groups.name}'"
         folds = shuffled_folds(X, y, groups, card)
-    card["measured"] = f"{FOLDS} folds, {words}"
+    card["measured"] = f"{len(folds)} folds, {words}"
     if is_large:
         fit, test = folds[-1]
         some = np.random.default_rng(0).permutation(fit)[:LARGE_WORK]
@@ -1210,17 +1236,21 @@ def shuffled_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card:
         keys = pd.util.hash_pandas_object(pd.DataFrame(X), index=False)
     keys = pd.factorize(keys)[0]
     first = np.unique(keys, return_index=True)[1]  # the first row of each
-    is_few = len(first) < 2 * FOLDS or (groups is None and len(first) < len(y) / MAX_REPEATS)
+    Split, n_folds = StratifiedKFold if "classes" in card else KFold, FOLDS
+    is_few = len(first) < max(2 * FOLDS, len(y) / MAX_REPEATS)
     is_rare = any((y[first] == label).sum() < FOLDS for label in card.get("classes", []))
-    if is_few or is_rare:  # note: of a few combinations, as of three choices, new rows are old ones
+    if groups is not None:
+        Split, n_folds = KFold, min(FOLDS, len(first))
+        if n_folds < 2:
+            raise Refusal(f"'{groups.name}' has one value: --group needs two or more")
+    elif is_few or is_rare:  # note: of a few combinations, as of three choices, new rows are old
         keys = first = np.arange(len(y))
-    elif groups is None and len(first) < len(y):
-        words = "equal another in all features: they stay in one fold, so none is measured on a row"
-        card["notes"].append(f"{len(y) - len(first):,} rows {words} that it knows")
+    elif len(first) < len(y):
+        words = "rows that equal others stay in one fold, so that none is measured on one it knows"
+        card["notes"].append(f"{words}: {len(y) - len(first):,}")
 
     # split the different rows, and let the others go where theirs goes
-    Split = StratifiedKFold if "classes" in card else KFold
-    split = Split(FOLDS, shuffle=True, random_state=0).split(first, y[first])
+    split = Split(n_folds, shuffle=True, random_state=0).split(first, y[first])
     tests = [np.isin(keys, keys[first[test]]) for _, test in split]
     return [(np.flatnonzero(~test), np.flatnonzero(test)) for test in tests]
 
@@ -1231,13 +1261,15 @@ LUCK = 1.5  # standard errors of a gain
 IMPORTANCE_ROWS = 500  # of each fold, drawn at random: enough to rank the features
 
 
-def find_models(X: np.ndarray, card: dict) -> dict[str, BaseEstimator]:
+def find_models(X: np.ndarray, y: np.ndarray, folds: Folds, card: dict) -> dict[str, BaseEstimator]:
     """Return the given model, or those of build_model(), by name; refuse what can't be saved."""
     read_frame, given = card.pop("frame"), card.pop("given", None)
     if given is not None:
-        words = "models like the one that is served"
+        words, fit = "models like the one that is served", folds[0][0]
         try:
-            clone(given)
+            if any(isinstance(part, FrozenEstimator) for part in walk(given)):
+                raise TypeError("a part of it is frozen")
+            clone(given).fit(X[fit], y[fit])
         except Exception as error:  # noqa: BLE001 an estimator may raise anything
             given.estimator = FrozenEstimator(given.estimator_)
             words = "the very model that is served, which may have seen these rows"
@@ -1282,6 +1314,8 @@ def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
                 clones.append(clone(model).fit(rows, y[fit]))
                 answers.append(getattr(clones[-1], method)(X[test]))
             answers = np.concatenate(answers).astype(float).squeeze()  # some have a column
+            if "classes" in card:  # of float32, the sum may be a little off
+                answers /= answers.sum(axis=1, keepdims=True)
             scores = score(truth, answers, card)
         except (ValueError, AttributeError, TypeError) as error:  # such as no predict_proba
             print(f"can't be fitted: {error}")
@@ -1401,7 +1435,7 @@ def note_results(answers: np.ndarray, truth: np.ndarray, card: dict) -> None:
             0, "no model is better than the dummy, which ignores all columns: it is served"
         )
     elif left > 0.99:
-        word = "hardly better" if left <= 1 else f"{100 * left - 100:.2g} % worse"
+        word = "hardly better" if left <= 1 else f"{show(100 * left - 100)} % worse"
         notes.insert(0, f"{word} than the dummy: these columns say little")
     elif left < 0.5 and len(gains) > 1 and gains[0] > 0.9 * gains.sum():
         notes.append(f"{names[0]} tells almost all of it: {question}")
@@ -1426,7 +1460,14 @@ def told_before(before: dict | None, table: pd.DataFrame, told: dict) -> dict:
     old = before["card"] if before else {"target": None, "features": []}
     same = [feature["name"] in table for feature in old["features"]]
     is_same = old["target"] in table and told.get("target") in (None, old["target"])
-    return old["told"] if is_same and sum(same) > len(same) / 2 else {}
+    if not is_same or sum(same) <= len(same) / 2:
+        return {}
+    again = {key: value for key, value in old["told"].items() if key not in told}
+    if again.get("group") not in table:
+        again.pop("group", None)
+    if again:
+        print(f"as the last time: {', '.join(f'--{key} {value}' for key, value in again.items())}")
+    return again
 
 
 def say_before(before: dict, y: np.ndarray, card: dict) -> None:
@@ -1440,8 +1481,10 @@ def say_before(before: dict, y: np.ndarray, card: dict) -> None:
     print(f"before: {name}: {loss.replace('_', ' ')} {then}; now {now}")
     if old.get("classes") == card.get("classes"):
         method = "predict_proba" if "classes" in card else "predict"
-        answers = np.asarray(getattr(before["model"], method)(before["X"]), float).squeeze()
-        print(f"  {show(score(y, answers, card)[loss])} on these rows, of which it may know some")
+        with suppress(ValueError):  # it may take no gap, where now there are some
+            answers = np.asarray(getattr(before["model"], method)(before["X"]), float).squeeze()
+            found = show(score(y, answers, card)[loss])
+            print(f"  {found} on these rows, of which it may know some")
     names = [{feature["name"] for feature in each["features"]} for each in (old, card)]
     for word, changed in (("new", names[1] - names[0]), ("gone", names[0] - names[1])):
         if changed:
