@@ -830,7 +830,9 @@ def sketch(feature: dict) -> str:
     kind = f"open {kind}" if "open" in feature else kind
     what = ", ".join(feature.get("choices", []))[:60]
     if "minimum" in feature:
-        what = f"{feature['minimum']} to {feature['maximum']} {feature.get('unit', '')}".strip()
+        ends = [feature["minimum"], feature["maximum"]]
+        ends = map(show, ends) if feature["type"] == "number" else ends
+        what = f"{' to '.join(ends)} {feature.get('unit', '')}".strip()
     gaps = f"   {feature['missing']:,} gaps" if feature["missing"] else ""
     return f"{kind:13}  {what}{gaps}"
 
