@@ -100,17 +100,8 @@ def draw_why(card: dict, row: dict) -> None:
     st.header("Why this answer", anchor="why")
     with saying("why"):
         why = call("/explain", row)
-        spelled, added = percent, points
-        if "classes" not in card:
-            ends = card["uncertainty"]
-            spelled = partial(write, scale=ends["maximum"] - ends["minimum"])
-            added = partial(spelled, sign="+")
-        start, end = spelled(card, why["average"]), spelled(card, why["value"])
-        st.text(f"What adds most, from {start}, the average of rows of the table, to {end}:")
-        shares = pd.Series(why["shares"]).head(BARS)
-        shares.index = [f"{name} = {spell(card, row[name]) or GAP}" for name in shares.index]
-        draw_bars(card, shares, "Shares", added)
-        st.text("These shares tell how the model decides; they are no causes.")
+        with turn("chart"):
+            draw_shares(card, row, why)
 
 
 @st.fragment
@@ -122,8 +113,10 @@ def draw_what_if(card: dict, row: dict) -> None:
     values = values_to_try(feature, row[name])
     columns = {other: [value] * len(values) for other, value in row.items()} | {name: values}
     with saying("what if"):
-        draw = draw_curve if "minimum" in feature else draw_choices
-        draw(card, feature, values, call("/predict/batch", columns), row[name])
+        answer = call("/predict/batch", columns)
+        with turn("chart"):
+            draw = draw_curve if "minimum" in feature else draw_choices
+            draw(card, feature, values, answer, row[name])
 
 
 def draw_many_rows(card: dict) -> None:
@@ -196,6 +189,13 @@ def saying(what: str, place: Any = None) -> Iterator[None]:
         with place or st.container():
             st.error(plain(str(problem)))
             st.button("Try again", key=f"page:retry {what}")
+
+
+@st.cache_resource(show_spinner=False)
+def turn(what: str) -> threading.Lock:
+    """Let one visitor at a time: several files would fill the memory, and all the charts that are
+    drawn at once would keep the answers waiting."""
+    return threading.Lock()
 
 
 def get_card() -> dict:
@@ -388,6 +388,21 @@ def draw_bars(
     st.table(styled, hide_header=len(frame.columns) == 1, alt=about)
 
 
+def draw_shares(card: dict, row: dict, why: dict) -> None:
+    """Draw what each value adds to the average, as far as a chart has room."""
+    spelled, added = percent, points
+    if "classes" not in card:
+        ends = card["uncertainty"]
+        spelled = partial(write, scale=ends["maximum"] - ends["minimum"])
+        added = partial(spelled, sign="+")
+    start, end = spelled(card, why["average"]), spelled(card, why["value"])
+    st.text(f"What adds most, from {start}, the average of rows of the table, to {end}:")
+    shares = pd.Series(why["shares"]).head(BARS)
+    shares.index = [f"{name} = {spell(card, row[name]) or GAP}" for name in shares.index]
+    draw_bars(card, shares, "Shares", added)
+    st.text("These shares tell how the model decides; they are no causes.")
+
+
 WHAT_IF_POINTS, WHAT_IF_CHOICES = 151, 30
 
 
@@ -480,10 +495,6 @@ MAX_FILE_MB = 50  # as .streamlit/config.toml has it
 SHOWN_ROWS = 1_000  # of a file on the screen; the download has all
 
 
-# one visitor's file is predicted at a time: several would fill the memory
-one_file = st.cache_resource(threading.RLock, show_spinner=False)
-
-
 def template(card: dict) -> bytes:
     """Return a CSV file of the examples, as the table is written."""
     rows = pd.DataFrame([example["features"] for example in card["examples"]])
@@ -496,7 +507,7 @@ def predict_file(card: dict, file: Any) -> dict | None:
     and with it what came of the one before."""
     file_id, result = state.get("page:result", ("", None))
     if file is not None and file.file_id != file_id:
-        with one_file(), st.spinner("Predicting", show_time=True):
+        with turn("file"), st.spinner("Predicting", show_time=True):
             try:
                 result = read_result(card, call("/predict/csv", file.getvalue()))
             except NoAnswer as problem:
@@ -563,25 +574,22 @@ def score_file(card: dict, rows: pd.DataFrame, numbers: list[str]) -> str:
 
 def draw_result(card: dict, result: dict) -> None:
     """Draw the summary, what can't be predicted and why, and the first rows."""
-    predictions, failed, warned = result["predictions"], result["failed"], result["warned"]
+    predictions, failed = result["predictions"], result["failed"]
     good = len(predictions)
     st.header(f"{good:,} of {good + failed:,} rows predicted")
     if failed:
         row, problem = result["problems"].iloc[0]
         st.warning(plain(f"{failed:,} can't be predicted. The first is row {row}: {problem}."))
         st.dataframe(result["problems"], hide_index=True)
-    if warned:
-        st.warning(f"Rows with values that training had not seen, see warnings: {warned:,}.")
+    if result["warned"]:
+        st.warning(
+            f"Rows with values that training had not seen, see warnings: {result['warned']:,}."
+        )
     if result["score"]:
         st.info(plain(result["score"]))
     if good and "classes" in card:
         draw_bars(card, predictions.value_counts(normalize=True).head(BARS), "Rows", end=1)
-    elif good:
-        mean, low, high = predictions.mean(), predictions.min(), predictions.max()
-        written = [write(card, value, high - low) for value in (mean, low, high)]
-        st.text("{}: {} on average, from {} to {}.".format(card["target"], *written))
-    if good + failed > SHOWN_ROWS:
-        st.text(f"Only the first {SHOWN_ROWS:,} rows are shown; the download has all.")
+    st.text(f"The first {SHOWN_ROWS:,} rows; the download has all.")
     st.dataframe(result["first"], hide_index=True, placeholder="")
     unpack = partial(gzip.decompress, result["packed"])
     st.download_button("Download the result", unpack, "predictions.csv", on_click="ignore")
@@ -620,10 +628,8 @@ def draw_scores(card: dict) -> None:
 def draw_details(card: dict) -> None:
     """Draw the features, what was left out, what it was trained with, and how a program asks it."""
     st.header("What it was trained on")
-    columns = ["name", "unit", "type", "nullable", "minimum", "maximum", "choices"]
-    features = pd.DataFrame(card["features"], columns=columns)
-    features[columns[4:6]] = features[columns[4:6]].map(partial(spell, card), "ignore")
-    st.dataframe(features, hide_index=True, placeholder="")
+    names = [f"{feature['name']} ({feature['type']})" for feature in card["features"]]
+    st.text(", ".join(names))
     for entry in card["dropped"]:
         what = [f"{key} {value}" for key, value in entry.items() if key != "reason"]
         st.text(f"left out: {', '.join(what)} ({entry['reason']})")
