@@ -165,14 +165,14 @@ class NoAnswer(Exception):
 
 def call(path: str, body: dict | bytes | None = None) -> Any:
     """Send a row, columns or a CSV file; return the answer. Raises NoAnswer."""
-    is_file = isinstance(body, bytes)
-    content = body if is_file or body is None else json.dumps(body).encode()
-    headers = {"Content-Type": "text/csv" if is_file else "application/json"}
+    kind, content = "text/csv", body
+    if not isinstance(body, bytes):
+        kind, content = "application/json", body and json.dumps(body).encode()
     opener = build_opener(ProxyHandler({}))  # a proxy is for the world, not for this machine
     try:
-        request = Request(API_URL + path, content, headers)
+        request = Request(API_URL + path, content, {"Content-Type": kind})
         with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
-            return response.read() if is_file else json.load(response)
+            return response.read() if kind == "text/csv" else json.load(response)
     except (OSError, HTTPException, ValueError) as error:
         if not isinstance(error, HTTPError) or error.code != 422:
             raise NoAnswer(GONE) from None
@@ -397,9 +397,10 @@ def draw_shares(card: dict, row: dict, why: dict) -> None:
         added = partial(spelled, sign="+")
     start, end = spelled(card, why["average"]), spelled(card, why["value"])
     st.text(f"What adds most, from {start}, the average of rows of the table, to {end}:")
-    shares = pd.Series(why["shares"]).head(BARS)
-    shares.index = [f"{name} = {spell(card, row[name]) or GAP}" for name in shares.index]
-    draw_bars(card, shares, "Shares", added)
+    shares = {}
+    for name, share in why["shares"].items():
+        shares[f"{name} = {spell(card, row[name]) or GAP}"] = share
+    draw_bars(card, pd.Series(shares).head(BARS), "Shares", added)
     st.text("These shares tell how the model decides; they are no causes.")
 
 
@@ -423,7 +424,9 @@ def values_to_try(feature: dict, here: Any) -> list:
         values = values.floor("D" if is_long else "s").union(ends)
         return values.strftime("%Y-%m-%dT%H:%M:%S").tolist()
     values = np.linspace(low, high, WHAT_IF_POINTS)
-    return np.unique([*(values.round() if feature["integer"] else values), *ends]).tolist()
+    if feature["integer"]:
+        values = values.round()
+    return np.unique([*values, *ends]).tolist()
 
 
 def places_of(feature: dict, values: list) -> Any:
@@ -497,7 +500,7 @@ SHOWN_ROWS = 1_000  # of a file on the screen; the download has all
 
 def template(card: dict) -> bytes:
     """Return a CSV file of the examples, as the table is written."""
-    rows = pd.DataFrame([example["features"] for example in card["examples"]])
+    rows = pd.DataFrame(pd.DataFrame(card["examples"])["features"].tolist())
     marks = {"sep": ";", "decimal": ","} if card["decimal"] == "," else {}
     return rows.to_csv(index=False, **marks).encode("utf-8-sig")
 
@@ -535,8 +538,8 @@ def read_result(card: dict, content: bytes) -> dict:
     how["dtype"] = defaultdict(lambda: str, dict.fromkeys(numbers, float))
     first = pd.read_csv(io.BytesIO(content), nrows=SHOWN_ROWS, **how)
     # of all rows only some columns: a large file would fill the memory
-    used = [name for name in names if name in [*added, card["target"]]]
-    rows = pd.read_csv(io.BytesIO(content), usecols=used, **how)
+    used = {*added, card["target"]}.intersection(names)
+    rows = pd.read_csv(io.BytesIO(content), usecols=list(used), **how)
     names = {added[0]: "prediction", added[-2]: "warnings", added[-1]: "problem"}
     rows = rows.rename(columns=names | {card["target"]: "truth"})
     rows.index += 1
@@ -613,7 +616,7 @@ def draw_scores(card: dict) -> None:
     scores = {"model": card["metrics"], "always the same answer": card["baseline"]}
     frame = pd.DataFrame(scores).map(partial(write, card))
     frame["what it is"] = frame.index.map(SCORES).fillna("")
-    st.table(frame.rename(lambda key: key.replace("_", " ")).rename_axis("score"))
+    st.table(frame.set_axis(frame.index.str.replace("_", " ")).rename_axis("score"))
     for note in card["notes"]:
         st.info(plain(note))
     if "cutoffs" in card:
@@ -626,10 +629,8 @@ def draw_scores(card: dict) -> None:
 
 
 def draw_details(card: dict) -> None:
-    """Draw the features, what was left out, what it was trained with, and how a program asks it."""
+    """Draw what was left out, what it was trained with, and how a program asks it."""
     st.header("What it was trained on")
-    names = [f"{feature['name']} ({feature['type']})" for feature in card["features"]]
-    st.text(", ".join(names))
     for entry in card["dropped"]:
         what = [f"{key} {value}" for key, value in entry.items() if key != "reason"]
         st.text(f"left out: {', '.join(what)} ({entry['reason']})")

@@ -1828,7 +1828,6 @@ def test_page_about(api, open_page):
     assert list(bars_of(page.table[-1]).values()) == pytest.approx(shares[:10])
     if "cutoffs" in card:
         assert len(page.table[1].value) == len(card["cutoffs"]["rows"])
-    assert ", ".join(f"{f['name']} ({f['type']})" for f in card["features"]) in words
 
 
 def test_page_and_its_api(apis, open_page, monkeypatch):
