@@ -561,18 +561,22 @@ def score_file(card: dict, rows: pd.DataFrame, numbers: list[str]) -> str:
     truth, own = rows["truth"].str.strip(), card["metrics"]
     if "classes" in card:
         truth = truth[truth.isin(card["classes"])]
-        places = pd.Index(card["classes"]).get_indexer(truth)
-        likely = rows.loc[truth.index, numbers].to_numpy()[range(len(truth)), places]
-        right, loss = (rows["prediction"][truth.index] == truth).mean(), -np.log(likely.clip(1e-15))
-        score = f"{percent(card, right)} right, log loss {write(card, loss.mean())}"
-        own = f"{percent(card, own['accuracy'])}, {write(card, own['log_loss'])}"
     else:
         truth = pd.to_numeric(truth.str.replace(card["decimal"], "."), errors="coerce").dropna()
-        error = (rows["prediction"][truth.index] - truth).abs().mean()
-        score = f"A mean error of {write(card, error)}"
+    if truth.empty:
+        return ""
+    rows = rows.loc[truth.index]
+    if "classes" in card:
+        places = pd.Index(card["classes"]).get_indexer(truth)
+        losses = -np.log(rows[numbers].to_numpy()[range(len(truth)), places].clip(1e-15))
+        right = percent(card, (rows["prediction"] == truth).mean())
+        score = f"{right} right, log loss {write(card, losses.mean())}"
+        own = f"{percent(card, own['accuracy'])}, {write(card, own['log_loss'])}"
+    else:
+        score = f"A mean error of {write(card, (rows['prediction'] - truth).abs().mean())}"
         own = write(card, own["mean_absolute_error"])
     words = f"in {len(truth):,} rows whose {card['target']} the file tells"
-    return f"{score}, {words}. The same in training, for unseen rows: {own}." if len(truth) else ""
+    return f"{score}, {words}. The same in training, for unseen rows: {own}."
 
 
 def draw_result(card: dict, result: dict) -> None:
