@@ -287,7 +287,9 @@ def draw_remarks(card: dict, row: dict, answer: dict) -> None:
         st.text(f"Not clear, it may be {labels}: {words}")
     for sentence in answer["warnings"]:
         st.warning(plain(f"{sentence}. How sure the model is there says nothing."))
-    if card["estimator"] == "dummy":
+    loss = next(iter(card["metrics"]))
+    if card["notes"] and card["metrics"][loss] >= card["baseline"][loss]:
+        # the dummy, or a given model that is no better: the first note says so
         st.warning(plain(card["notes"][0]))
 
 
@@ -331,23 +333,22 @@ def choices_of(feature: dict) -> list[str]:
 
 def draw_field(grid: Any, card: dict, feature: dict) -> str:
     """Draw the field of one feature; return what it holds."""
-    choices, words = choices_of(feature), []
+    choices, label = choices_of(feature), feature["name"]
     key, start = start_of(card, feature)
     if "unit" in feature:
-        words.append(feature["unit"])
+        label += f" ({feature['unit']})"
     if "minimum" in feature and not choices:
-        words.append(f"{spell(card, feature['minimum'])} to {spell(card, feature['maximum'])}")
-    label = plain(f"{feature['name']} ({', '.join(words)})" if words else feature["name"])
+        label += f" ({spell(card, feature['minimum'])} to {spell(card, feature['maximum'])})"
     is_long = len(max(choices, key=len, default="")) > 22  # characters, where it would be cut
     kept = {"key": key, "bind": "query-params"}
     with grid.cell(column_span="all" if is_long else 1):
         if choices:
             kept["accept_new_options"] = "open" in feature or feature["type"] == "number"
             choices = list(dict.fromkeys([*choices, start]))
-            return st.selectbox(label, choices, choices.index(start), **kept)
+            return st.selectbox(plain(label), choices, choices.index(start), **kept)
         empty = "unknown" if feature["nullable"] else "needed"
         # a text: number inputs round what they show, and swallow a comma
-        return st.text_input(label, start, placeholder=empty, **kept)
+        return st.text_input(plain(label), start, placeholder=empty, **kept)
 
 
 def read_row(card: dict, texts: dict[str, str]) -> dict[str, Any]:
