@@ -423,7 +423,7 @@ def values_to_try(feature: dict, here: Any) -> list:
         # over long whole days: several times of day would be a zigzag
         is_long = high - low > pd.Timedelta(days=WHAT_IF_POINTS)
         values = values.floor("D" if is_long else "s").union(ends)
-        return values.strftime("%Y-%m-%dT%H:%M:%S").tolist()
+        return values.unique().strftime("%Y-%m-%dT%H:%M:%S").tolist()
     values = np.linspace(low, high, WHAT_IF_POINTS)
     if feature["integer"]:
         values = values.round()
