@@ -7,22 +7,19 @@ import asyncio
 import gzip
 import io
 import json
-import math
 import os
 import re
 import shlex
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import date, datetime
+from contextlib import contextmanager
 from functools import partial
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
-import altair as alt
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -47,7 +44,8 @@ def main() -> None:
     st.set_page_config(card["title"], layout="wide")
     st.title(plain(card["title"]))
     st.text(card["description"])
-    one, many, about = st.tabs(TABS, key="tab", bind="query-params")
+    tabs = ["One row", "Many rows", "About the model"]
+    one, many, about = st.tabs(tabs, key="tab", bind="query-params")
     with one:
         form, answers = st.columns([3, 2], gap="large")
         with form:
@@ -65,20 +63,20 @@ def main() -> None:
     with about:
         if about.open:
             draw_about(card)
-            draw_programmers(card, texts)
 
 
 def draw_form(card: dict) -> dict[str, str]:
     """Draw the rows to start from and a field for each feature; return what the fields hold."""
     labels, ranked, texts = start_labels(card), list(card["importance"]), {}
     kept = {"default": labels[0], "required": True, "key": "row", "bind": "query-params"}
-    st.pills("Start from a row of the table", labels, **kept)
-    shown = st.grid(3)
-    folded = st.expander("What matters less").grid(3) if ranked[UNFOLDED:] else shown
+    st.pills(f"Start from a real row, by its {plain(card['target'])}", labels, **kept)
+    shown = folded = st.grid(3)
+    if len(ranked) > UNFOLDED:
+        folded = st.expander("What matters less").grid(3)
     for feature in card["features"]:
         grid = shown if feature["name"] in ranked[:UNFOLDED] else folded
         texts[feature["name"]] = draw_field(grid, card, feature)
-    draw_reset(card)
+    st.button("Reset to this row", key="page:reset", on_click=refill, args=[card])
     return texts
 
 
@@ -86,14 +84,14 @@ def draw_answer(card: dict, row: dict) -> None:
     """Draw the prediction, how sure it is, and what else is likely."""
     answer = call("/predict", row)
     value, sure = say(card, answer)
-    kind = st.warning if answer["warnings"] else st.success
     with st.bottom:  # always in sight, on a phone too, and read out by a screen reader
         words = plain(". ".join([sure, *answer["warnings"][:1]]))
+        kind = st.warning if answer["warnings"] else st.success
         kind(f"**{plain(card['target'])}: {plain(value)}**, {words}. [Why?](#why)")
     st.metric(plain(card["target"]), plain(value))
-    if "probabilities" in answer:
-        ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
-        draw_bars(dict(ranked[:BARS]), partial(percent, card), "Probabilities", 1)
+    if "classes" in card:
+        ranked = pd.Series(answer["probabilities"]).nlargest(BARS)
+        draw_bars(card, ranked, "Probabilities", end=1)
     draw_remarks(card, row, answer)
 
 
@@ -102,16 +100,8 @@ def draw_why(card: dict, row: dict) -> None:
     st.header("Why this answer", anchor="why")
     with saying("why"):
         why = call("/explain", row)
-        shares = {f"{n} = {spell(card, row[n]) or GAP}": s for n, s in why["shares"].items()}
-        spelled, points = partial(percent, card), partial(write_points, card)
-        if card["task"] == "regression":
-            ends = card["uncertainty"]
-            spelled = partial(write, card, scale=ends["maximum"] - ends["minimum"])
-            points = partial(spelled, sign="+")
-        start, end = spelled(why["average"]), spelled(why["value"])
-        st.text(f"From {start}, the average for up to 100 rows of the table, to {end}:")
-        draw_bars(sum_others(shares), points, "Shares")
-        st.text("These shares tell how the model decides; they are no causes.")
+        with turn("chart"):
+            draw_shares(card, row, why)
 
 
 @st.fragment
@@ -124,28 +114,35 @@ def draw_what_if(card: dict, row: dict) -> None:
     columns = {other: [value] * len(values) for other, value in row.items()} | {name: values}
     with saying("what if"):
         answer = call("/predict/batch", columns)
-        draw = draw_curve if "minimum" in feature else draw_choices
-        draw(card, feature, values, answer, row[name])
+        with turn("chart"):
+            draw = draw_curve if "minimum" in feature else draw_choices
+            draw(card, feature, values, answer, row[name])
 
 
 def draw_many_rows(card: dict) -> None:
     """Draw where a file goes up, and what came of it."""
-    st.text(FILE_WORDS.format(card["target"]))
+    words = "A CSV file with a column for each feature, written as in the table, up to 100,000 rows"
+    st.text(f"{words}. With a column {card['target']} the answers are scored.")
     st.download_button("Download a template", template(card), "template.csv", on_click="ignore")
     file = st.file_uploader("Your file", ["csv", "tsv", "txt"], key="page:file")
     with saying("file"):
-        draw_result(card, predict_file(card, file))
+        result = predict_file(card, file)
+        if result:
+            draw_result(card, result)
 
 
 def draw_about(card: dict) -> None:
-    """Draw what the model is, how good it is, and what it goes by."""
-    st.text(ABOUT_WORDS.format(**card))
+    """Draw what the model is, how good it is, what it goes by, and how a program asks it."""
+    words = (
+        "It predicts {target} by {estimator}, trained on {trained} with {rows:,} rows. Its scores "
+    )
+    words += "are those of models like it, on rows that these had not seen ({measured})."
+    st.text(words.format(**card))
     draw_scores(card)
     st.header("What matters most")
     gains = pd.Series(card["importance"]).clip(0)
-    shares = (gains / (gains.sum() or 1)).head(BARS).to_dict()
-    draw_bars(shares, partial(percent, card), "Importance")
-    draw_features(card)
+    draw_bars(card, (gains / (gains.sum() or 1)).head(BARS), "Importance")
+    draw_details(card)
 
 
 # this is the whole page; what follows is the care that it takes, to be looked up by its headings
@@ -171,18 +168,16 @@ def call(path: str, body: dict | bytes | None = None) -> Any:
     kind, content = "text/csv", body
     if not isinstance(body, bytes):
         kind, content = "application/json", body and json.dumps(body).encode()
-    request = Request(API_URL + path, content, {"Content-Type": kind})
     opener = build_opener(ProxyHandler({}))  # a proxy is for the world, not for this machine
     try:
+        request = Request(API_URL + path, content, {"Content-Type": kind})
         with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
             return response.read() if kind == "text/csv" else json.load(response)
     except (OSError, HTTPException, ValueError) as error:
         if not isinstance(error, HTTPError) or error.code != 422:
             raise NoAnswer(GONE) from None
-        reasons = []
-        for entry in json.load(error)["detail"]:
-            reasons.append(": ".join(map(str, [*entry["loc"][1:], entry["msg"]])))
-        raise NoAnswer(". ".join(reasons[:3])) from None
+        reason = json.load(error)["detail"][0]
+        raise NoAnswer(": ".join(map(str, [*reason["loc"][1:], reason["msg"]]))) from None
 
 
 @contextmanager
@@ -194,6 +189,13 @@ def saying(what: str, place: Any = None) -> Iterator[None]:
         with place or st.container():
             st.error(plain(str(problem)))
             st.button("Try again", key=f"page:retry {what}")
+
+
+@st.cache_resource(show_spinner=False)
+def turn(what: str) -> threading.Lock:
+    """Let one visitor at a time: several files would fill the memory, and all the charts that are
+    drawn at once would keep the answers waiting."""
+    return threading.Lock()
 
 
 def get_card() -> dict:
@@ -214,11 +216,6 @@ def get_card() -> dict:
 # words and numbers as people read and write them
 
 GAP = "(unknown)"  # the choice that stands for a gap
-TABS = ["One row", "Many rows", "About the model"]
-ABOUT_WORDS = (
-    "It predicts {target} by {estimator}, trained on {trained} with {rows:,} rows. How good it is "
-    "was measured on {measured}, by models like it, on rows that these had not seen."
-)
 
 
 def plain(text: str) -> str:
@@ -242,10 +239,8 @@ def spell(card: dict, value: Any) -> str:
 
 def write(card: dict, value: float, scale: float = 0.0, sign: str = "") -> str:
     """Return a number with three digits of the scale, of its interval say; or with four digits."""
-    decimals = 2 - math.floor(math.log10(scale or abs(value) / 10 or 1))
-    text = f"{value:{sign}z,.{min(max(decimals, 0), 12)}f}"  # z: no -0.0
-    if decimals > 12 and abs(value) < 1e-9:
-        text = f"{value:{sign}.3g}"
+    decimals = 2 - int(np.floor(np.log10(scale or abs(value) / 10 or 1)))
+    text = f"{value:{sign}z,.{max(decimals, 0)}f}"  # z: no -0.0
     if abs(value) < 10_000:
         text = text.replace(",", "")  # a year has no comma
     return text.translate({44: ".", 46: ","}) if card["decimal"] == "," else text
@@ -256,7 +251,7 @@ def percent(card: dict, share: float) -> str:
     return f"{100 * min(max(share, 0.001), 0.999):.1f} %".replace(".", card["decimal"])
 
 
-def write_points(card: dict, share: float) -> str:
+def points(card: dict, share: float) -> str:
     return f"{write(card, 100 * share, 10, '+')} points"
 
 
@@ -294,17 +289,13 @@ def draw_remarks(card: dict, row: dict, answer: dict) -> None:
         st.warning(plain(f"{sentence}. How sure the model is there says nothing."))
     loss = next(iter(card["metrics"]))
     if card["notes"] and card["metrics"][loss] >= card["baseline"][loss]:
+        # the dummy, or a given model that is no better: the first note says so
         st.warning(plain(card["notes"][0]))
-    for example in card["examples"]:
-        if example["features"] == row:
-            truth = f"{card['target']} was {spell(card, example['target'])}"
-            st.info(plain(f"This is a real row of the table: its {truth}."))
 
 
 # the form: its fields are bound to the address, which holds what differs from the row that it
 # starts from; so a link, a reload and the browser's Back bring all of it again
 
-MAX_LINK = 4_000  # characters that all servers take
 CODES = 8  # whole numbers in so narrow a range are chosen from a list
 
 
@@ -314,31 +305,20 @@ def start_labels(card: dict) -> list[str]:
     return [plain(f"{number}: {spell(card, row['target'])}") for number, row in examples]
 
 
-def start_of(card: dict, feature: dict) -> tuple[str, Any]:
+def start_of(card: dict, feature: dict) -> tuple[str, str]:
     """Return a field's name in the address, a new one for each row, and what it begins with."""
-    place, name = int(state["row"].partition(":")[0]) - 1, feature["name"]
+    place, name = start_labels(card).index(state["row"]), feature["name"]
     value = card["examples"][place]["features"][name]
     text = spell(card, value) or (GAP if choices_of(feature) else "")
-    if feature["type"] == "date" and "T" not in feature["minimum"] + feature["maximum"] + text:
-        # days have Streamlit's calendar, unless they may be missing: it can't be emptied
-        value = None if feature["nullable"] else date.fromisoformat(text)
-        return f"{place or ''}_{name}", value or text
     return f"{place or ''}_{name}", text
 
 
 def refill(card: dict) -> None:
     """Let all fields hold again what the row has."""
-    # note: each field that was changed is a step of the browser's history
-    state.update(map(partial(start_of, card), card["features"]))
-
-
-def draw_reset(card: dict) -> None:
-    """Draw the way back to the row, and say where too much was changed for a link."""
-    st.button("Reset to this row", key="page:reset", on_click=refill, args=[card])
-    starts = dict(map(partial(start_of, card), card["features"]))
-    changed = {key: state[key] for key, start in starts.items() if state[key] != start}
-    if len(urlencode(changed)) > MAX_LINK:
-        st.text("So much has been changed that the address is too long for a link.")
+    for feature in card["features"]:
+        # note: each field that was changed is a step of the browser's history
+        key, start = start_of(card, feature)
+        state[key] = start
 
 
 def choices_of(feature: dict) -> list[str]:
@@ -353,25 +333,22 @@ def choices_of(feature: dict) -> list[str]:
 
 def draw_field(grid: Any, card: dict, feature: dict) -> str:
     """Draw the field of one feature; return what it holds."""
-    choices, words = choices_of(feature), []
+    choices, label = choices_of(feature), feature["name"]
     key, start = start_of(card, feature)
     if "unit" in feature:
-        words.append(feature["unit"])
+        label += f" ({feature['unit']})"
     if "minimum" in feature and not choices:
-        words.append(f"{spell(card, feature['minimum'])} to {spell(card, feature['maximum'])}")
-    label = plain(f"{feature['name']} ({', '.join(words)})" if words else feature["name"])
+        label += f" ({spell(card, feature['minimum'])} to {spell(card, feature['maximum'])})"
     is_long = len(max(choices, key=len, default="")) > 22  # characters, where it would be cut
     kept = {"key": key, "bind": "query-params"}
     with grid.cell(column_span="all" if is_long else 1):
         if choices:
             kept["accept_new_options"] = "open" in feature or feature["type"] == "number"
             choices = list(dict.fromkeys([*choices, start]))
-            return st.selectbox(label, choices, choices.index(start), **kept)
-        if isinstance(start, date):
-            return str(st.date_input(label, start, date.min, date.max, format="YYYY-MM-DD", **kept))
+            return st.selectbox(plain(label), choices, choices.index(start), **kept)
         empty = "unknown" if feature["nullable"] else "needed"
         # a text: number inputs round what they show, and swallow a comma
-        return st.text_input(label, start, placeholder=empty, **kept)
+        return st.text_input(plain(label), start, placeholder=empty, **kept)
 
 
 def read_row(card: dict, texts: dict[str, str]) -> dict[str, Any]:
@@ -399,190 +376,179 @@ def read_row(card: dict, texts: dict[str, str]) -> dict[str, Any]:
 # charts: a table with bars in it, which screen readers read too; a curve in Altair
 
 
-def draw_bars(values: dict, spelled: Callable, about: str, end: float = 0.0) -> None:
+def draw_bars(
+    card: dict, values: Any, about: str, spelled: Callable = percent, end: float = 0.0
+) -> None:
     """Draw a table with a bar in each cell, minus and plus in two colours on both sides of zero."""
-    frame = pd.DataFrame(values if about == "Answers" else {about: values}).rename(index=plain)
-    is_dark = st.context.theme.type == "dark"
-    colors = ["#8a3d12", "#14548c"] if is_dark else ["#f6b48f", "#a3cdf0"]  # 7 : 1 to the words
-    low, high = min(0, frame.min(axis=None)), max(end, 1e-9, frame.max(axis=None))
-    ends = {"axis": None, "vmin": low, "vmax": high, "align": "zero" if low < 0 else "left"}
-    ends["props"] = f"width: {60 // len(frame.columns)}%;"
-    hidden = len(frame.columns) == 1
-    st.table(frame.style.format(spelled).bar(color=colors, **ends), hide_header=hidden, alt=about)
+    frame = pd.DataFrame(values).rename(index=plain)
+    # half of a colour: 7 : 1 to the words, on white and on black
+    bars = {"axis": None, "align": "mid", "color": ["#fa732380", "#3796f080"]}
+    bars["vmin"], bars["vmax"] = min(0, frame.min(axis=None)), max(end, 1e-9, frame.max(axis=None))
+    bars["props"] = f"width: {60 // len(frame.columns)}%;"
+    styled = frame.style.format(partial(spelled, card)).bar(**bars)
+    st.table(styled, hide_header=len(frame.columns) == 1, alt=about)
 
 
-def sum_others(shares: dict[str, float]) -> dict[str, float]:
-    """Return the largest shares, and what the others add together."""
-    names = list(shares)
-    if len(names) > BARS:
-        others = names[BARS - 1 :]
-        shares[f"the other {len(others)}"] = sum(shares.pop(name) for name in others)
-    return shares
+def draw_shares(card: dict, row: dict, why: dict) -> None:
+    """Draw what each value adds to the average, as far as a chart has room."""
+    spelled, added = percent, points
+    if "classes" not in card:
+        ends = card["uncertainty"]
+        spelled = partial(write, scale=ends["maximum"] - ends["minimum"])
+        added = partial(spelled, sign="+")
+    start, end = spelled(card, why["average"]), spelled(card, why["value"])
+    st.text(f"What adds most, from {start}, the average of rows of the table, to {end}:")
+    shares = {}
+    for name, share in why["shares"].items():
+        shares[f"{name} = {spell(card, row[name]) or GAP}"] = share
+    draw_bars(card, pd.Series(shares).head(BARS), "Shares", added)
+    st.text("These shares tell how the model decides; they are no causes.")
 
 
-alt.utils.schemapi.DEBUG_MODE = False  # no checks of each chart: they took a third of a run
-WHAT_IF_POINTS, WHAT_IF_CHOICES = 150, 30
-
-
-def place_of(feature: dict, value: Any) -> float:
-    """Return where a number or a date stands on an axis: a date at its milliseconds since 1970."""
-    if feature["type"] == "date":
-        return 1000 * pd.to_datetime(datetime.fromisoformat(value), utc=True).timestamp()
-    return value
+WHAT_IF_POINTS, WHAT_IF_CHOICES = 151, 30
 
 
 def values_to_try(feature: dict, here: Any) -> list:
-    """Return the values to ask for, frequent choices or many in the range, and the form's own."""
+    """Return frequent choices, or many values in the range; and the form's own."""
     if "minimum" not in feature:
-        often = dict(zip(feature.get("choices", [False, True]), feature["counts"]))
-        frequent = sorted(often, key=often.get)[-WHAT_IF_CHOICES:]
-        kept = [choice for choice in often if choice in frequent or choice == here]
+        choices = feature.get("choices", [False, True])
+        frequent = pd.Series(dict(zip(choices, feature["counts"]))).nlargest(WHAT_IF_CHOICES)
+        kept = [choice for choice in choices if choice in frequent or choice == here]
         return kept if here in kept else [*kept, here]
-    ends = [place_of(feature, feature["minimum"]), place_of(feature, feature["maximum"])]
-    if here is not None:
-        ends.append(place_of(feature, here))
-    # also the value itself, as a float: an integer may be too large for numpy
-    ends = np.array(ends, float)
-    values = np.append(np.linspace(ends.min(), ends.max(), WHAT_IF_POINTS + 1), ends[2:])
+    ends = [feature["minimum"], feature["maximum"], here]
+    ends = places_of(feature, ends if here is not None else ends[:2])
+    low, high = ends.min(), ends.max()
     if feature["type"] == "date":
-        if np.ptp(ends) > WHAT_IF_POINTS * 86_400_000:
-            # at one time of day: several would be a zigzag
-            values = ends[-1] + ((values - ends[-1]) / 86_400_000).round() * 86_400_000
-        values = values.astype("datetime64[ms]").astype("datetime64[s]").astype(str)
-    elif feature["integer"]:
+        values = pd.date_range(low, high, WHAT_IF_POINTS)
+        # over long whole days: several times of day would be a zigzag
+        is_long = high - low > pd.Timedelta(days=WHAT_IF_POINTS)
+        values = values.floor("D" if is_long else "s").union(ends)
+        return values.unique().strftime("%Y-%m-%dT%H:%M:%S").tolist()
+    values = np.linspace(low, high, WHAT_IF_POINTS)
+    if feature["integer"]:
         values = values.round()
-    return np.unique(values).tolist()
+    return np.unique([*values, *ends]).tolist()
 
 
-def lines_of(card: dict, answer: dict) -> dict[str, list[float]]:
-    """Return the answers to many rows, one line for each label, the most probable ones first."""
+def places_of(feature: dict, values: list) -> Any:
+    """Return where numbers or dates stand on an axis."""
+    if feature["type"] == "date":
+        return pd.to_datetime(values, format="ISO8601", utc=True).tz_localize(None)
+    return np.array(values, float)  # an integer may be too large for numpy
+
+
+def lines_of(card: dict, answer: dict, index: Any) -> pd.DataFrame:
+    """Return the answers to many rows, a column for each class, the most probable ones first."""
     lines = answer.get("probabilities", {card["target"]: answer["prediction"]})
-    labels = sorted(lines, key=lambda label: -max(lines[label]))[:BARS]
-    return {label: lines[label] for label in labels}
+    lines = pd.DataFrame(lines, index)
+    return lines[lines.max().nlargest(BARS).index]
 
 
 def draw_choices(card: dict, feature: dict, values: list, answer: dict, here: Any) -> None:
     """Draw the answers for each choice, and in how many rows of the table it is."""
     counts = dict(zip(feature.get("choices", [False, True]), feature["counts"]))
-    counts[None], names = feature["missing"], []
+    counts[None], names, spelled = feature["missing"], [], percent
     for value in values:
         now = ", as in the form" if value == here else ""
         names.append(f"{spell(card, value) or GAP} ({counts.get(value, 0):,} rows{now})")
-    lines, spelled = lines_of(card, answer), partial(percent, card)
-    if card["task"] == "regression":
-        spelled = partial(write, card, scale=max(map(abs, answer["prediction"])) / 10)
-    frame = pd.DataFrame(lines, index=names)
-    draw_bars(frame.rename(columns=plain).rename_axis(plain(feature["name"])), spelled, "Answers")
+    lines = lines_of(card, answer, names)
+    if "classes" not in card:
+        spelled = partial(write, scale=lines.abs().max(axis=None) / 10)
+    lines = lines.rename(columns=plain).rename_axis(plain(feature["name"]))
+    draw_bars(card, lines, "Answers", spelled)
 
 
 def draw_curve(card: dict, feature: dict, values: list, answer: dict, here: Any) -> None:
     """Draw the answers along a number or a date, over a faint histogram of the table."""
-    lines, title, ends = lines_of(card, answer), "probability", [0, 1]
-    if card["task"] == "regression":  # with room for intervals: less than that is little
-        title, ends = card["target"], [*answer["prediction"], *np.ravel(answer["interval"])]
+    lines = lines_of(card, answer, places_of(feature, values))
     # note: labels never become columns, they may be called "at" or "value"
-    places = list(map(partial(place_of, feature), values))
-    tables = [pd.DataFrame({"at": places, "value": v, "label": k}) for k, v in lines.items()]
-    edges = place_of(feature, feature["minimum"]), place_of(feature, feature["maximum"])
-    edges = np.linspace(*edges, len(feature["counts"]) + 1)
+    points = lines.stack().rename_axis(["at", "label"]).reset_index(name="value")
+    dashed = pd.DataFrame({"at": places_of(feature, [] if here is None else [here])})
+    evenly = pd.date_range if feature["type"] == "date" else np.linspace
+    ends = places_of(feature, [feature["minimum"], feature["maximum"]])
+    edges = evenly(*ends, len(feature["counts"]) + 1)
     seen = pd.DataFrame({"at": edges[:-1], "end": edges[1:], "rows": feature["counts"]})
-    kind, form = "quantitative", "~r"
-    if feature["type"] == "date":
-        kind, form = "temporal", "%Y-%m-%d"
-    elif feature["integer"]:
+    if feature.get("integer"):
         # as many as each of the whole numbers in a step has: one step may have two of them
-        ends_of_steps = np.ceil(edges.round(9))
-        ends_of_steps[-1] += 1
-        seen["rows"] /= np.diff(ends_of_steps).clip(1)
-    scale = alt.Scale(zero=False, nice=False)
-    x = alt.X("at", type=kind, title=feature["name"], scale=scale, axis=alt.Axis(format=form))
-    room = alt.Scale(domain=[float(min(ends)), float(max(ends))])
-    y = alt.Y("value", type="quantitative", title=title, scale=room)
-    legend = {"orient": "bottom", "title": None, "columns": 2, "labelLimit": 150}
-    legend = alt.Legend(**legend) if len(lines) > 1 else None
-    color = alt.Color("label", type="nominal", sort=list(lines), legend=legend)
-    bars = alt.Chart(seen).mark_rect(color="gray", opacity=0.2)
-    bars = bars.encode(x, alt.X2("end"), alt.Y("rows", type="quantitative", axis=None))
-    line = alt.Chart(pd.concat(tables)).mark_line().encode(x, y, color)
-    dashed = pd.DataFrame({"at": [] if here is None else [place_of(feature, here)]})
-    rule = alt.Chart(dashed).mark_rule(strokeDash=[4, 4], color="gray").encode(x)
-    ink = "#c9cbd1" if st.context.theme.type == "dark" else "#45474f"  # 7 : 1, not 3.7
-    words = {"labelColor": ink, "titleColor": ink}
-    chart = alt.layer(bars, line, rule, height=300).resolve_scale(y="independent")
-    comma = {"decimal": ",", "thousands": ".", "grouping": [3], "currency": ["", ""]}
-    locale = {"number": comma} if card["decimal"] == "," else {}
-    chart = chart.configure(axis=words, legend=words, locale=locale)
-    st.altair_chart(chart, alt=f"How the answer changes with {feature['name']}")
+        seen["rows"] /= np.diff([*np.ceil(edges[:-1].round(9)), edges[-1] + 1]).clip(1)
+    number = {"type": "quantitative", "axis": {"format": "~r"}}  # a year has no comma
+    x = {"field": "at", "title": feature["name"], "scale": {"zero": False, "nice": False}}
+    x |= {"type": "temporal"} if feature["type"] == "date" else number
+    room = answer.get("interval", [0.0, 1.0])  # to draw less than intervals would exaggerate
+    y = {"field": "value", "scale": {"domain": [np.min(room), np.max(room)]}, **number}
+    y["title"] = "probability" if "classes" in card else card["target"]
+    legend = {"orient": "top", "title": None, "columns": 2, "labelLimit": 150}
+    color = {"field": "label", "sort": None, "legend": legend if "classes" in card else None}
+    rows = {"field": "rows", "type": "quantitative", "axis": None}
+    bars = {"mark": {"type": "rect", "color": "gray", "opacity": 0.2}, "data": {"name": "seen"}}
+    bars["encoding"] = {"x2": {"field": "end"}, "y": rows}
+    curve = {"mark": "line", "encoding": {"y": y, "color": color}, "data": {"name": "points"}}
+    rule = {"mark": {"type": "rule", "strokeDash": [4, 4]}, "data": {"name": "dashed"}}
+    chart = {"height": 300, "encoding": {"x": x}, "layer": [bars, curve, rule]}
+    chart["datasets"] = {"seen": seen, "points": points, "dashed": dashed}
+    chart["resolve"] = {"scale": {"y": "independent"}}
+    ink = {"labelColor": "#767676", "titleColor": "#767676"}  # 4.5 : 1 on white and on black
+    chart["config"] = {"axis": ink, "legend": ink, "rule": {"color": "gray"}}
     st.text("Dashed: the value in the form. Gray: where the table has its rows.")
+    st.vega_lite_chart(chart, alt=f"How the answer changes with {feature['name']}")
 
 
 # a file
 
 MAX_FILE_MB = 50  # as .streamlit/config.toml has it
 SHOWN_ROWS = 1_000  # of a file on the screen; the download has all
-FILE_WORDS = (
-    "A CSV file with a column for each feature, written as in the table, up to 100,000 rows and "
-    f"{MAX_FILE_MB} MB. With a column {{}} the answers are scored. A red sign at its name: it is "
-    "too large, or too many came at once."
-)
-
-
-# one visitor's file is predicted at a time: several would fill the memory
-one_file = st.cache_resource(lambda: threading.Lock(), show_spinner=False)
 
 
 def template(card: dict) -> bytes:
     """Return a CSV file of the examples, as the table is written."""
-    rows = pd.DataFrame([example["features"] for example in card["examples"]])
-    comma = {"sep": ";", "decimal": ","} if card["decimal"] == "," else {}
-    return rows.to_csv(index=False, **comma).encode("utf-8-sig")
+    rows = pd.DataFrame(pd.DataFrame(card["examples"])["features"].tolist())
+    marks = {"sep": ";", "decimal": ","} if card["decimal"] == "," else {}
+    return rows.to_csv(index=False, **marks).encode("utf-8-sig")
 
 
 def predict_file(card: dict, file: Any) -> dict | None:
     """Return what came of the last upload. Raises NoAnswer; if the API is away, the upload is kept,
     and with it what came of the one before."""
-    file_id, problem, result = state.get("page:result", ("", "", None))
+    file_id, result = state.get("page:result", ("", None))
     if file is not None and file.file_id != file_id:
-        with one_file(), st.spinner("Predicting", show_time=True):
+        with turn("file"), st.spinner("Predicting", show_time=True):
             try:
-                problem, result = "", read_result(card, call("/predict/csv", file.getvalue()))
-            except NoAnswer as error:
-                problem, result = str(error), None
-        if problem != GONE:
-            state["page:result"] = file.file_id, problem, result
+                result = read_result(card, call("/predict/csv", file.getvalue()))
+            except NoAnswer as problem:
+                result = str(problem)
+        if result != GONE:
+            state["page:result"] = file.file_id, result
             # note: Streamlit would keep the upload until some session ends
             run = get_script_run_ctx()
             run.uploaded_file_mgr.remove_file(run.session_id, file.file_id)
             file.close()
-    if problem:
-        raise NoAnswer(problem)
+    if isinstance(result, str):
+        raise NoAnswer(result)
     return result
 
 
 def read_result(card: dict, content: bytes) -> dict:
     """Return what is shown of the API's CSV file, and all of it packed."""
     separator = re.search(rb"warnings( \(model\))?(.)problem( \(model\))?\n", content)[2].decode()
-    how = {"sep": separator, "lineterminator": "\n", "keep_default_na": False, "dtype": str}
-    first = pd.read_csv(io.BytesIO(content), nrows=SHOWN_ROWS, **how)
+    how = {"sep": separator, "lineterminator": "\n", "decimal": card["decimal"]}
+    names = list(pd.read_csv(io.BytesIO(content), nrows=0, **how))
     # what the API added, and the numbers in it
-    added = list(first)[-len(card.get("classes", "a")) - 4 :]
+    added = names[-len(card.get("classes", "a")) - 4 :]
     numbers = added[1:-3] if "classes" in card else added[:3]
+    how |= {"keep_default_na": False, "na_values": {name: [""] for name in numbers}}
+    how["dtype"] = defaultdict(lambda: str, dict.fromkeys(numbers, float))
+    first = pd.read_csv(io.BytesIO(content), nrows=SHOWN_ROWS, **how)
     # of all rows only some columns: a large file would fill the memory
+    used = {*added, card["target"]}.intersection(names)
+    rows = pd.read_csv(io.BytesIO(content), usecols=list(used), **how)
     names = {added[0]: "prediction", added[-2]: "warnings", added[-1]: "problem"}
-    if card["target"] in first:
-        names[card["target"]] = "truth"
-    rows = pd.read_csv(io.BytesIO(content), usecols=list(names), **how).rename(columns=names)
-    how |= {"dtype": float, "keep_default_na": True, "decimal": card["decimal"]}
-    answers = pd.read_csv(io.BytesIO(content), usecols=numbers, **how)[numbers]
-    first[numbers] = answers[: len(first)]
-    if "classes" not in card:
-        rows["prediction"] = answers[added[0]]
-    rows.index = answers.index = rows.index + 1
-    problems, good = rows["problem"][rows["problem"] != ""], rows[rows["problem"] == ""]
+    rows = rows.rename(columns=names | {card["target"]: "truth"})
+    rows.index += 1
+    good, problems = rows[rows["problem"] == ""], rows["problem"][rows["problem"] != ""]
     return {
         "predictions": good["prediction"],
         "warned": int((good["warnings"] != "").sum()),
-        "score": score_file(card, good, answers) if "truth" in good else "",
+        "score": score_file(card, good, numbers) if "truth" in rows else "",
         "first": first[[*added, *first.columns.drop(added)]],
         "problems": problems.head(SHOWN_ROWS).rename_axis("row").reset_index(),
         "failed": len(problems),
@@ -591,49 +557,47 @@ def read_result(card: dict, content: bytes) -> dict:
     }
 
 
-def score_file(card: dict, rows: pd.DataFrame, answers: pd.DataFrame) -> str:
+def score_file(card: dict, rows: pd.DataFrame, numbers: list[str]) -> str:
     """Return how good the answers are for the rows whose truth the file has."""
     truth, own = rows["truth"].str.strip(), card["metrics"]
     if "classes" in card:
         truth = truth[truth.isin(card["classes"])]
-        places = pd.Index(card["classes"]).get_indexer(truth)
-        likely = answers.loc[truth.index].to_numpy()[range(len(truth)), places]
-        right, loss = (rows["prediction"][truth.index] == truth).mean(), -np.log(likely.clip(1e-15))
-        score = f"{percent(card, right)} right, log loss {write(card, loss.mean())}"
-        own = f"{percent(card, own['accuracy'])}, {write(card, own['log_loss'])}"
     else:
         truth = pd.to_numeric(truth.str.replace(card["decimal"], "."), errors="coerce").dropna()
-        error = (rows["prediction"][truth.index] - truth).abs().mean()
-        score = f"A mean error of {write(card, error)}"
+    if truth.empty:
+        return ""
+    rows = rows.loc[truth.index]
+    if "classes" in card:
+        places = pd.Index(card["classes"]).get_indexer(truth)
+        losses = -np.log(rows[numbers].to_numpy()[range(len(truth)), places].clip(1e-15))
+        right = percent(card, (rows["prediction"] == truth).mean())
+        score = f"{right} right, log loss {write(card, losses.mean())}"
+        own = f"{percent(card, own['accuracy'])}, {write(card, own['log_loss'])}"
+    else:
+        score = f"A mean error of {write(card, (rows['prediction'] - truth).abs().mean())}"
         own = write(card, own["mean_absolute_error"])
     words = f"in {len(truth):,} rows whose {card['target']} the file tells"
-    return f"{score}, {words}. The same in training, for unseen rows: {own}." if len(truth) else ""
+    return f"{score}, {words}. The same in training, for unseen rows: {own}."
 
 
-def draw_result(card: dict, result: dict | None) -> None:
+def draw_result(card: dict, result: dict) -> None:
     """Draw the summary, what can't be predicted and why, and the first rows."""
-    if result is None:
-        return
-    predictions, failed, warned = result["predictions"], result["failed"], result["warned"]
+    predictions, failed = result["predictions"], result["failed"]
     good = len(predictions)
     st.header(f"{good:,} of {good + failed:,} rows predicted")
     if failed:
         row, problem = result["problems"].iloc[0]
         st.warning(plain(f"{failed:,} can't be predicted. The first is row {row}: {problem}."))
         st.dataframe(result["problems"], hide_index=True)
-    if warned:
-        st.warning(f"Rows with values that training had not seen, see warnings: {warned:,}.")
+    if result["warned"]:
+        st.warning(
+            f"Rows with values that training had not seen, see warnings: {result['warned']:,}."
+        )
     if result["score"]:
         st.info(plain(result["score"]))
     if good and "classes" in card:
-        shares = predictions.value_counts(normalize=True).head(BARS).to_dict()
-        draw_bars(shares, lambda share: f"{share * good:,.0f} ({percent(card, share)})", "Rows", 1)
-    elif good:
-        ends = predictions.mean(), predictions.min(), predictions.max()
-        mean, low, high = map(partial(write, card, scale=ends[2] - ends[1]), ends)
-        st.text(f"{card['target']}: {mean} on average, from {low} to {high}.")
-    if good + failed > SHOWN_ROWS:
-        st.text(f"Only the first {SHOWN_ROWS:,} rows are shown; the download has all.")
+        draw_bars(card, predictions.value_counts(normalize=True).head(BARS), "Rows", end=1)
+    st.text(f"The first {SHOWN_ROWS:,} rows; the download has all.")
     st.dataframe(result["first"], hide_index=True, placeholder="")
     unpack = partial(gzip.decompress, result["packed"])
     st.download_button("Download the result", unpack, "predictions.csv", on_click="ignore")
@@ -657,7 +621,7 @@ def draw_scores(card: dict) -> None:
     scores = {"model": card["metrics"], "always the same answer": card["baseline"]}
     frame = pd.DataFrame(scores).map(partial(write, card))
     frame["what it is"] = frame.index.map(SCORES).fillna("")
-    st.table(frame.rename(lambda key: key.replace("_", " ")).rename_axis("score"))
+    st.table(frame.set_axis(frame.index.str.replace("_", " ")).rename_axis("score"))
     for note in card["notes"]:
         st.info(plain(note))
     if "cutoffs" in card:
@@ -669,28 +633,20 @@ def draw_scores(card: dict) -> None:
         st.table(frame.map(partial(percent, card), "ignore").fillna("nobody is"), hide_index=True)
 
 
-def draw_features(card: dict) -> None:
+def draw_details(card: dict) -> None:
+    """Draw what was left out, what it was trained with, and how a program asks it."""
     st.header("What it was trained on")
-    columns = ["name", "unit", "type", "nullable", "minimum", "maximum", "choices"]
-    features = pd.DataFrame(card["features"], columns=columns)
-    features[columns[4:6]] = features[columns[4:6]].map(partial(spell, card), "ignore")
-    st.dataframe(features, hide_index=True, placeholder="")
     for entry in card["dropped"]:
         what = [f"{key} {value}" for key, value in entry.items() if key != "reason"]
         st.text(f"left out: {', '.join(what)} ({entry['reason']})")
     versions = ", ".join(map(" ".join, card["versions"].items()))
     st.text(f"Trained with {versions}. SHA-256 of the file: {card['sha256']}")
-
-
-def draw_programmers(card: dict, texts: dict[str, str]) -> None:
     st.header("For programmers")
-    row, url = card["examples"][0]["features"], API_URL
-    with suppress(NoAnswer):
-        row = read_row(card, texts)
+    url = API_URL
     if PUBLIC_API:  # below whatever path the page is
         url = f"{st.context.url.partition('?')[0].rstrip('/')}/api"
         st.markdown(f"The API's documentation: {url}/docs")
-    body = shlex.quote(json.dumps(row, ensure_ascii=False))
+    body = shlex.quote(json.dumps(card["examples"][0]["features"], ensure_ascii=False))
     curl = f"curl {url}/predict -H 'Content-Type: application/json' -d {body}"
     st.code(curl, None, wrap_lines=True)
 
