@@ -771,7 +771,7 @@ LOG = TransformedTargetRegressor(
     (FOREST, np.array(["low", "mid", "high"])[NUMBERS // 40], NUMBERS // 40, "2 is 'high'"),
     (FOREST, NUMBERS // 20 * 2, NUMBERS // 20, "2 is '4', 3 is '6', 4 is '8', 5 is '10'"),
     (FOREST, NUMBERS // 60, (NUMBERS // 60).astype(str), ""),
-    (GridSearchCV(FOREST, {"randomforestclassifier__max_depth": [2]}), NUMBERS // 60,
+    (GridSearchCV(FOREST, {"randomforestclassifier__max_depth": [2]}, cv=2), NUMBERS // 60,
      NUMBERS // 60, ""),
     (LOG, NUMBERS + 1.5, NUMBERS + 1.5, ""),
 ])  # fmt: skip
@@ -2018,7 +2018,7 @@ def started(apis, tmp_path_factory):
     (folder / "code" / "start.sh").write_text(patient)
     quick = {"ANSWER_SECONDS=5": "ANSWER_SECONDS=0.5", "\nKILL_SECONDS=7": "\nKILL_SECONDS=3"}
     quick["\nGRACEFUL_SECONDS=4"] = "\nGRACEFUL_SECONDS=1"
-    quick = edit("start.sh", {"second % 10 ": "second % 1 ", **quick})
+    quick = edit("start.sh", {"second % 10 ": "second % 1 ", "sleep 1 ": "sleep 0.2 ", **quick})
     (folder / "code" / "quick.sh").write_text(quick)
     copies = {}
     with ExitStack() as stack:
