@@ -44,7 +44,9 @@ MODEL_SHA256 = os.environ.get("MODEL_SHA256", "")  # if set, any other file is r
 MAX_ROWS, MAX_BODY_BYTES = 10_000, 10 * 2**20  # in one request of JSON
 MAX_FILE_ROWS, MAX_FILE_BYTES = 100_000, 50 * 2**20  # of a CSV file
 MAX_FILES = 4  # at once; each is held in memory until it is answered
-REFUSALS: dict[int | str, dict] = {400: {}, 413: {}, 415: {}, 422: {}, 503: {}}  # in HTTP's words
+# a body that doesn't come, is too large, of another type; what can't be predicted, NaN and nonsense
+# included, with the place and the reason; too much work: never 500
+REFUSALS: dict[int | str, dict] = {400: {}, 413: {}, 415: {}, 422: {}, 503: {}}
 LATER = {"Retry-After": "1"}  # seconds: a header of 503
 
 
@@ -105,7 +107,9 @@ async def model_card(request: Request) -> dict[str, Any]:
 @app.post("/predict", responses=REFUSALS)
 async def predict(request: Request) -> Answer:
     """Predict one row."""
-    model = request.app.state.model
+    model = (
+        request.app.state.model
+    )  # a Model: what train.py saved, and the types made from its card
     X = await read_rows(request, model, model.Row)
     columns = await request.app.state.queue.predict(model, X)
     return model.write([column[0] for column in columns])
@@ -121,8 +125,8 @@ async def predict_batch(request: Request) -> dict[str, Any]:
 
 @app.post("/explain", responses=REFUSALS)
 async def explain(request: Request) -> dict[str, Any]:
-    """Say what each feature adds to the answer for one row: the shares add up to the difference
-    of its value, a label's probability or a number, from the average over rows of the table."""
+    """Say what each feature adds: the shares sum to this answer (the predicted label's probability,
+    or the number) minus the average answer for rows of the table."""
     model = request.app.state.model
     [x] = await read_rows(request, model, model.Row)
     return await share_out(x, model, request.app.state.queue)

@@ -145,7 +145,7 @@ def draw_about(card: dict) -> None:
     draw_details(card)
 
 
-# this is the whole page; what follows is the care that it takes, to be looked up by its headings
+# the story ends here; what follows is the care that it takes, to be looked up by its headings
 
 
 # asking the API

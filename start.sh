@@ -53,12 +53,12 @@ check() {
     echo "start.sh: the $1 ended with code $code" >&2
     exit "$code"
 }
-# whether the API answers in so many seconds; no proxy stands between
-healthy() { curl -sf -o /dev/null --noproxy '*' --max-time "$1" "http://127.0.0.1:$API_PORT/health"; }
+# whether the API answers; no proxy stands between
+ask_health=(curl -sf -o /dev/null --noproxy '*' "http://127.0.0.1:$API_PORT/health")
 
 # the page has something to show when the API is ready
 python -m uvicorn main_api:app --host 127.0.0.1 --port "$API_PORT" --log-level warning --timeout-graceful-shutdown "$GRACEFUL_SECONDS" & api=$!
-until healthy 1; do
+until "${ask_health[@]}" --max-time 1; do
     check API "$api"
     ((SECONDS < READY_SECONDS)) || fail "the API was not ready in $READY_SECONDS seconds"
     sleep 0.1
@@ -72,7 +72,7 @@ for ((second = 1; ; second++)); do
     sleep 1 & wait $! || true # in the foreground it would keep a signal waiting
     check API "$api"; check page "$page"
     ((second % 10 == 0)) || continue
-    healthy "$ANSWER_SECONDS" &
+    "${ask_health[@]}" --max-time "$ANSWER_SECONDS" &
     if wait $!; then silences=0; else silences=$((silences + 1)); fi
     ((silences < 3)) || fail "the API hangs: three times in a row /health had no answer in $ANSWER_SECONDS seconds"
 done

@@ -57,12 +57,15 @@ MODEL_PATH = Path(os.environ.get("MODEL_PATH") or "model.joblib")
 
 
 def main() -> None:
-    started, options, before = time.perf_counter(), read_options(), load_before()
+    started, options = time.perf_counter(), read_options()
+    before = load_before()  # what model.joblib holds now, of last month perhaps
 
     # read the table, decide what each column is, turn it into numbers, choose the folds
     X, y, folds, card = prepare(**options, before=before)
 
-    # compare a dummy and the candidates, or the given model, on rows that they have not seen
+    # compare a dummy and the candidates of build_model(), or models fitted like the given one, on
+    # rows that they have not seen: `clones` are fitted, one for each fold, and their answers are
+    # for the rows `tested`, fold after fold
     best, clones, answers = compare(find_models(X, y, folds, card), X, y, folds, card)
     card["importance"] = measure_importance(clones, X, y, folds, card)
     tested = np.concatenate([test for _, test in folds])
@@ -73,7 +76,7 @@ def main() -> None:
     note_results(answers, y[tested], card)
 
     # fit the best to all rows, unless it was given, and save it with its card
-    is_given = hasattr(best, "estimator_")
+    is_given = hasattr(best, "estimator_")  # then it is fitted, and served as it is
     how = "as it was given" if is_given else f"fitting it to {len(y):,} rows"
     print(f"keeping the {card['estimator']}, {how}", flush=True)
     model = best if is_given else clone(best).fit(X, y)
@@ -103,6 +106,7 @@ def prepare(path=None, model: str = "", before: dict | None = None, **options: s
     told = {key: value for key, value in told.items() if value}  # --drop "" takes it back
     if model:
         given = load_given(model)
+        # a classifier without probabilities is refused by load_given()
         told["task"] = "classification" if hasattr(given, "predict_proba") else "regression"
     card = start_card(find_column(told.get("target"), table), about, told, notes)
     card["decimal"] = told.get("decimal") or find_decimal(table, separator, notes)
@@ -112,6 +116,7 @@ def prepare(path=None, model: str = "", before: dict | None = None, **options: s
         before["X"] = encode(table.loc[rows], before["card"])[0]
     groups = table.loc[rows, find_column(told["group"], table)] if "group" in told else None
     options = {"sep": separator, "decimal": card["decimal"], "encoding": encoding}
+    # until find_models() takes it out: what pandas.read_csv makes of these rows
     card["frame"] = partial(read_as_pandas, content, rows, options)
     if model:
         X = read_given(given, table, target, card)
@@ -143,6 +148,7 @@ def start_card(target: str, about: dict, told: dict, notes: list[str]) -> dict:
         "measured": "",  # which rows these were
         "importance": {},  # feature to what shuffling it costs, largest first
         "notes": notes,  # what a careful reader of the result should know
+        # of two classes "cutoffs": what taking the rarer label for the answer earlier brings
         "uncertainty": {},  # see measure_uncertainty()
         "examples": [],  # a few real rows as JSON has them, a typical one first
         "rows": 0,  # trained on
