@@ -361,6 +361,8 @@ def test_read_no_number(text):
     (b"a,a,,a\n1,2,3,4\n", ["a", "a (2)", "column 3", "a (3)"], [["1", "2", "3", "4"]]),
     (b"a,b,c\n1\n1,2,3,4\n", ["a", "b", "c"], [["1", "", ""], ["1", "2", "3", "4"]]),
     # lines above the header, blanks before quotes, and within cells
+    (b"a,b\nr1,1,2\nr2,3,4\n", ["column 1", "a", "b"], [["r1", "1", "2"], ["r2", "3", "4"]]),
+    (b"a,b\n1,2,\n3,4,\n", ["a", "b"], [["1", "2", ""], ["3", "4", ""]]),
     (b"Sales,,\n,,\na,b,c\n1,2,x\n1,3,y\n", ["a", "b", "c"], [["1", "2", "x"], ["1", "3", "y"]]),
     (b"Bank\nland,1990,1991\nA,2,3\nB,2,3\n", ["land", "1990", "1991"], [["A", "2", "3"], ["B", "2", "3"]]),
     (b"Sales of 2024\na;b;c\n1,5;2;3\n1,5;2;3\n", ["a", "b", "c"], [["1,5", "2", "3"]] * 2),
@@ -1120,6 +1122,8 @@ HALF = np.arange(60) // 2
     # a name alone is no proof, and a column may be missing
     ({"time": np.arange(100) ** 2 // 9, "b": B, "y": B + NOISE[2]}, []),
     ({"t": 1.6e9 + 7 * np.arange(100) ** 2, "b": B, "y": B + NOISE[2]}, ["in order of time, by 't'"]),
+    ({"Year": 2000 + np.arange(100) // 12, "month": np.arange(100) % 12 + 1, "y": B + NOISE[2]},
+     ["in order of time, by 'year' and 'month'", "dummy"]),
     ({"a": np.where(np.arange(100) % 20, A, -999), "b": B, "y": sum(NOISE)},
      ["-999 in 'a' comes 5 times, far from all others: is it a gap?"]),
     ({"a": A, "b": B, "y": np.where(np.arange(100) < 99, A + B, 5e4)},

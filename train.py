@@ -26,7 +26,7 @@ from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 # boosting's threads wait for each other at each step: on a shared machine, slower than one thread
@@ -271,7 +271,9 @@ def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, 
     text = io.TextIOWrapper(io.BytesIO(content), encoding, "replace", newline="")
     separator, above = find_separator(text.read(100_000))
     rows = read_rows(text, separator)
-    header = next(islice(rows, above, None), [])
+    header, first = next(islice(rows, above, None), []), list(islice(rows, 9))
+    if first and all(len(row) == len(header) + 1 and row[-1] for row in first):
+        header = ["", *header]  # R's names of the rows have no name
     if not header:
         raise Refusal("the table is empty: give one with a header row")
     if len(header) > MAX_COLUMNS:
@@ -283,7 +285,7 @@ def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, 
             times[name] += 1
             unique = f"{name} ({times[name]})"
         times[unique] = 1
-    filled = (row + [""] * (len(times) - len(row)) for row in rows)
+    filled = (row + [""] * (len(times) - len(row)) for row in chain(first, rows))
     return list(times), separator, filled
 
 
@@ -1223,7 +1225,14 @@ def make_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dic
 
 def find_order(X: np.ndarray, card: dict) -> np.ndarray | None:
     """Return the rows by their time, if the table is in its order or the reverse: a date, seconds
-    since 1970, or a number called a time in equal steps (a name alone is no proof)."""
+    since 1970, a number called a time in equal steps (a name alone is no proof), or a year and a
+    month, and perhaps a day, in columns of their own."""
+    named = {feature["name"].lower(): column for feature, column in zip(card["features"], X.T)}
+    if "year" in named and "month" in named:
+        days = 372 * named["year"] + 31 * named["month"] + named.get("day", 0)
+        if is_in_order(days):
+            card["notes"].append("the rows are in order of time, by 'year' and 'month'")
+            return np.argsort(days, kind="stable")
     for feature, column in zip(card["features"], X.T):
         if not is_in_order(column):
             continue
