@@ -2206,8 +2206,11 @@ def test_readme(tmp_path):
                 exec(block, names)  # noqa: S102 as if it stood in train.py
                 forest = fit(tmp_path / "forest", table, build=names["build_model"])
             elif language == "python":
-                settings = subprocess.check_output([sys.executable, "-c", block], **run)
-                assert re.search(r"\n\{'max_leaf_nodes': \d+, 'learning_rate': 0.\d+\}\n", settings)
+                with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as out:
+                    patch.chdir(tmp_path)
+                    exec(block, {})  # noqa: S102 as a notebook would
+                settings = r"\n\{'max_leaf_nodes': \d+, 'learning_rate': 0.\d+\}\n"
+                assert re.search(settings, out.getvalue())
             elif block.startswith("{"):
                 printed, shown = json.loads(printed), json.loads(block)
                 shares = pytest.approx(shown.pop("probabilities"), abs=1e-6)
