@@ -1014,7 +1014,10 @@ def test_train_keeps_the_lower_loss(tmp_path, monkeypatch):
     a, spike = 10 * x, np.where(x < 9.7, 0, 30)
     answers = {"a": a, "b": a + spike, "c": a + (x < 5)}
     y = a + np.where(x < 5, 1, -1) + spike
-    for names, kept in (("ab", "a"), ("ac", "c"), ("ca", "c")):
+    # than the dummy, better at all is enough
+    answers["d"] = np.full(40, y.mean()) + np.where(x < 9.7, 0, 9)
+    answers["e"] = np.full(40, -99.0)
+    for names, kept in (("ab", "a"), ("ac", "c"), ("ca", "c"), ("de", "d")):
         models = {name: Lookup(dict(zip(x, answers[name]))) for name in names}
         options, build = ("--task", "regression"), partial(dict, models)
         saved = fit(tmp_path, csv_of({"x": x, "y": y}), *options, build=lambda _, b=build: b())

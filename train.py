@@ -1312,9 +1312,9 @@ def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
     """Return the best model; its clones, one fitted to each fold; and their answers for the rows
     that they have not seen, fold after fold. Scores come on the card.
 
-    A later model, which is slower, has to be better by more than luck: a gain in one row or two
-    proves nothing. Where none is better than the dummy, which ignores the features, the dummy is
-    served: it is at least honest. A single one is kept, whatever it is worth.
+    Where no model is better than the dummy, which ignores the features, the dummy is served: it is
+    at least honest. A later model, which is slower, has to be better than the one before by more
+    than luck: a gain in one row or two proves nothing. A single one is kept, whatever it is worth.
     """
     dummy, method = DummyRegressor(), "predict"
     if "classes" in card:
@@ -1343,8 +1343,10 @@ def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
         if name == "dummy":
             card["baseline"] = scores
         if name != "dummy" and len(models) > 1:
-            gains = least - losses
-            if gains.mean() <= LUCK * gains.std() / math.sqrt(len(gains)):
+            gains, luck = least - losses, LUCK
+            if best[0] is dummy:
+                luck = 0
+            if gains.mean() <= luck * gains.std() / math.sqrt(len(gains)):
                 continue
         best, least = (model, clones, answers), losses
         card |= {"estimator": name, "metrics": scores}
