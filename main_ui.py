@@ -18,6 +18,7 @@ from functools import partial
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
+from urllib.parse import quote
 from urllib.request import ProxyHandler, Request, build_opener
 
 import numpy as np
@@ -33,6 +34,7 @@ from streamlit.runtime import get_instance
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 PUBLIC_API = os.environ.get("PUBLIC_API") == "1"  # the page's port answers under /api too
+MAX_LINK = 4_000  # characters that all servers take
 UNFOLDED = 24  # features in sight; of more, the less important ones are folded away
 BARS = 10  # in a chart; nobody compares more
 state = st.session_state  # of one visitor: what the fields hold, and ours under "page:"
@@ -77,6 +79,8 @@ def draw_form(card: dict) -> dict[str, str]:
         grid = shown if feature["name"] in ranked[:UNFOLDED] else folded
         texts[feature["name"]] = draw_field(grid, card, feature)
     st.button("Reset to this row", key="page:reset", on_click=refill, args=[card])
+    if length_of_link(card, texts) > MAX_LINK:
+        st.text("So much has been changed that the address is too long for a link.")
     return texts
 
 
@@ -311,6 +315,16 @@ def start_of(card: dict, feature: dict) -> tuple[str, str]:
     value = card["examples"][place]["features"][name]
     text = spell(card, value) or (GAP if choices_of(feature) else "")
     return f"{place or ''}_{name}", text
+
+
+def length_of_link(card: dict, texts: dict[str, str]) -> int:
+    """Return about how many characters of the address hold what differs from the row."""
+    length = 0
+    for feature in card["features"]:
+        (key, start), text = start_of(card, feature), texts[feature["name"]]
+        if text != start:
+            length += len(quote(f"{key}={text}"))
+    return length
 
 
 def refill(card: dict) -> None:

@@ -1785,7 +1785,10 @@ def test_page_refuses(apis, open_page):
     # a link of before, and one whose choice there is not
     page = open_page(api.url, query={"_class": "1.5", "_kind": "Z", "_model_config": "false"})
     assert (field(page, "class").value, field(page, "kind").value) == ("1.5", row["kind"])
+    assert "too long for a link" not in words_on(page)
     assert (field(page, "model_config").value, len(page.metric)) == ("false", 1)
+    field(page, "class").set_value("1" * 5000).run()
+    assert "too long for a link" in words_on(page)
 
 
 def test_page_of_the_dummy(open_page, tmp_path):
