@@ -387,7 +387,7 @@ def read_row(card: dict, texts: dict[str, str]) -> dict[str, Any]:
     return row
 
 
-# charts: a table with bars in it, which screen readers read too; a curve in Altair
+# charts: a table with bars in it, which screen readers read too; a curve in Vega-Lite
 
 
 def draw_bars(

@@ -639,7 +639,8 @@ def test_train_before(tmp_path):
     fit(tmp_path, csv_of(table), "--title", "What?", "--drop", "b, c")
     saved = fit(tmp_path, csv_of(table | {"d": a[1]}), "--target", "y")
     assert saved.card["title"] == "What?"
-    for words in ("as the last time: --", "before: Pipeline, of 60 rows, ", "  new: d\n",
+    for words in ("as the last time: --title What?\n", "as the last time: --drop b,c\n",
+                  "before: Pipeline, of 60 rows, ", "  new: d\n",
                   "on these rows, of which it may know some"):  # fmt: skip
         assert words in saved.printed
     saved = fit(tmp_path, csv_of(table), "--drop", "", "--title", "")
@@ -655,6 +656,9 @@ def test_train_before(tmp_path):
     assert fit(tmp_path, other).card["title"] == "Predict y"
     other = csv_of({"z": a[0], "w": a[1], "q": a[2] > 0})
     assert "it replaces a model of something else: 'Predict y'" in fit(tmp_path, other).printed
+    # a shell's bytes that are no UTF-8
+    saved = fit(tmp_path, other, "--title", "caf\udce9")
+    assert saved.card["title"] == saved.card["told"]["title"] == "caf?"
 
 
 @pytest.mark.parametrize(("columns", "options", "words"), [

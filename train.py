@@ -99,7 +99,7 @@ def prepare(path=None, model: str = "", before: dict | None = None, **options: s
     content, about = load_table(path)
     encoding, notes = find_encoding(content, options.get("encoding"))
     table, separator = read_frame(content, encoding)
-    told = {key: value for key, value in options.items() if value is not None}
+    told = {key: readable(value) for key, value in options.items() if value is not None}
     if told.get("drop"):
         told["drop"] = [find_column(name.strip(), table) for name in told["drop"].split(",")]
     told = told_before(before, table, told) | told
@@ -193,6 +193,11 @@ def show(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
+def readable(text: str) -> str:
+    """Return what came from the shell so that JSON can hold it, whatever bytes it had."""
+    return text.encode(errors="replace").decode()
+
+
 # from a file to a table of texts
 
 MISSING = {"", "?", "-", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"}
@@ -205,7 +210,7 @@ def load_table(path: str | None) -> tuple[bytes, dict]:
     `return pandas.read_sql(query, connection).to_csv(index=False).encode(), {}` is enough."""
     if path is not None:
         try:
-            return Path(path).read_bytes(), {"name": Path(path).stem}
+            return Path(path).read_bytes(), {"name": readable(Path(path).stem)}
         except OSError as error:
             raise Refusal(f"'{path}' can't be read ({error.strerror})") from None
     wine = load_wine(as_frame=True)
@@ -604,8 +609,8 @@ FEW_CHOICES = 20  # so few are choices, and no identifier, also where most are n
 
 
 def read_target(table: pd.DataFrame, card: dict) -> tuple[pd.Series, pd.DataFrame]:
-    """Return the target where it is known, float64 or labels as texts; and the table without rows
-    where it can't be read: perhaps they are no rows, but units."""
+    """Return the target where it is known, float64 or labels as texts; and the table without a
+    first row where it can't be read."""
     name, told = card["target"], card["told"]
     cells = table[name].replace("", told.get("empty", ""))
     is_label = (cells == "+").sum() >= FOLDS  # then so is "-"
@@ -672,7 +677,7 @@ TIME = re.compile(r"(?i:(\b|_)(time|date|day|week|month|quarter|year|period|inst
 def read_features(table: pd.DataFrame, rows: pd.Index, card: dict, describe) -> np.ndarray:
     """Return what the model sees of the rows to learn from; put on the card, and print, what each
     column is. That is told by all rows: those without the target will be asked for."""
-    arrays, wide = [], max(map(len, table))
+    arrays, wide, learned = [], max(map(len, table)), table.index.get_indexer(rows)
     for name in table.columns.drop(card["target"]):
         texts = table.pop(name)
         feature = describe(texts, card)
@@ -683,7 +688,7 @@ def read_features(table: pd.DataFrame, rows: pd.Index, card: dict, describe) -> 
             # words stand for a gap, in rows to predict too; a text with digits is misread
             feature["gaps"] = sorted(word for word in words if not re.search(r"\d", word))
             feature["nullable"] = bool(np.isnan(column).any())
-            column = column[table.index.get_indexer(rows)]
+            column = column[learned]
             if np.isnan(column).all():
                 feature = "empty where the target is known"
         if isinstance(feature, str):
@@ -1484,8 +1489,9 @@ def told_before(before: dict | None, table: pd.DataFrame, told: dict) -> dict:
     again = {key: value for key, value in old["told"].items() if key not in told}
     if again.get("group") not in table:
         again.pop("group", None)
-    if again:
-        print(f"as the last time: {', '.join(f'--{key} {value}' for key, value in again.items())}")
+    for key, value in again.items():
+        words = ",".join(value) if key == "drop" else value
+        print(f"as the last time: --{key} {words}")
     return again
 
 
