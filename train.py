@@ -21,7 +21,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -109,7 +109,8 @@ def prepare(path=None, model: str = "", before: dict | None = None, **options: s
         # a classifier without probabilities is refused by load_given()
         told["task"] = "classification" if hasattr(given, "predict_proba") else "regression"
     card = start_card(find_column(told.get("target"), table), about, told, notes)
-    card["decimal"] = told.get("decimal") or find_decimal(table, separator, notes)
+    cells = pd.Series(table.head(1000).to_numpy().ravel("F")).value_counts(sort=False)
+    card["decimal"], _, _ = find_writing(cells, card, separator)
     target, table = read_target(table, card)
     y, rows = np.array(target.tolist()), target.index
     if before:
@@ -209,98 +210,66 @@ def load_table(path: str | None) -> tuple[bytes, dict]:
     """Return a table as CSV, and its name, title and description. Replace it for other sources:
     `return pandas.read_sql(query, connection).to_csv(index=False).encode(), {}` is enough."""
     if path is not None:
-        try:
-            return Path(path).read_bytes(), {"name": readable(Path(path).stem)}
-        except OSError as error:
-            raise Refusal(f"'{path}' can't be read ({error.strerror})") from None
+        return Path(path).read_bytes(), {"name": readable(Path(path).stem)}
     wine = load_wine(as_frame=True)
     table = wine.data.rename(columns=lambda name: name.replace("_", " "))
     table["wine"] = np.array(["Barolo", "Grignolino", "Barbera"])[wine.target]
-    source = "M. Forina et al., PARVUS, 1988"
-    return table.to_csv(index=False).encode(), {
-        "name": "wine",
-        "title": "Barolo, Grignolino or Barbera?",
-        "description": f"Tells three wines of Piedmont apart by 13 measurements ({source}).",
-    }
+    text = "Tells three wines apart by 13 measurements (M. Forina et al., PARVUS, 1988)."
+    about = {"name": "wine", "title": "Barolo, Grignolino or Barbera?", "description": text}
+    return table.to_csv(index=False).encode(), about
 
 
 def find_encoding(content: bytes, told: str | None = None) -> tuple[str, list[str]]:
     """Return how a text is encoded, and a note where that had to be assumed."""
-    if told:
-        return told, []
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16", []
+    if told or content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return told or "utf-16", []
     if b"\0" in content:
         raise Refusal("the file is no text: export the table as CSV")
-    text, good, bad = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", "replace"), 0, 0
-    while part := text.read(2**20):
-        bad += part.count("\ufffd")
-        good += len(re.findall(r"[^\0-\x7f\ufffd]", part))
-    if bad == 0:
-        return "utf-8-sig", []
-    if good > 10 * bad:
-        return "utf-8-sig", [f"the file is not quite UTF-8: {bad} bytes are read as \ufffd"]
-    return "cp1252", ["the file is not UTF-8, and is read as cp1252: --encoding overrides"]
-
-
-def find_separator(sample: str) -> tuple[str, int]:
-    """Return what splits most of the first rows alike, of equals the comma last, which may be a
-    decimal mark; and how many lines stand above the header."""
-    best, found = (0, 1), (";", 0)
-    for mark in ";\t|,":
-        lines = csv.reader(io.StringIO(sample, newline=""), delimiter=mark)
-        rows = [row for row in islice(lines, 100) if row] or [[]]
-        [(width, times)] = Counter(map(len, rows)).most_common(1)
-        above = 0
-        while above < len(rows) - 1 and not is_wide(rows[above], width):
-            above += 1
-        # a header is not all numbers: else what stands above it is the header of one column
-        is_header = above == 0 or not all(map(PLAIN.fullmatch, rows[above]))
-        if is_header and width > 1 and (times, width) > best:
-            best, found = (times, width), (mark, above)
-    return found
-
-
-def is_wide(cells: list[str], width: int) -> bool:
-    """Return whether a line is a row of about so many cells, more than half of them filled."""
-    filled = sum(1 for cell in cells if cell.strip())
-    return len(cells) >= min(width, max(2, width - 1)) and 2 * filled > min(width, len(cells))
+    bad = content.decode(errors="replace").count("\ufffd")
+    if bad > len(content.translate(None, bytes(range(128)))) / 20:  # of those beyond ASCII
+        return "cp1252", ["the file is not UTF-8, and is read as cp1252: --encoding overrides"]
+    note = f"the file is not quite UTF-8: {bad} bytes are read as \ufffd"
+    return "utf-8-sig", [note] if bad else []
 
 
 def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, Iterator]:
     """Return the columns' names, the separator, and an iterator over the rows, lists of texts: one
     that is too short is filled with gaps, one that is too long comes as it is."""
-    if content.startswith((b"sep=", b"\xef\xbb\xbfsep=")):  # a line for Excel
-        content = content.partition(b"\n")[2]
     encoding, _ = find_encoding(content, encoding)
     text = io.TextIOWrapper(io.BytesIO(content), encoding, "replace", newline="")
-    separator, above = find_separator(text.read(100_000))
-    rows = read_rows(text, separator)
-    header, first = next(islice(rows, above, None), []), list(islice(rows, 9))
+    sample, most, separator, above = text.read(100_000), (0, 1), ";", 0
+    # what splits most of the first rows alike; of equals the comma last, it may be a decimal mark
+    for mark in ";\t|,":
+        lines = csv.reader(io.StringIO(sample, newline=""), delimiter=mark, skipinitialspace=True)
+        rows = list(filter(None, islice(lines, 100))) or [[]]
+        [(width, times)] = Counter(map(len, rows)).most_common(1)
+        for place, row in enumerate(rows):
+            if len(row) >= max(2, width - 1) and 2 * sum(map(bool, row)) > width:
+                break  # a line above the header has fewer cells, or most of them are empty
+        is_header = place == 0 or not all(map(PLAIN.fullmatch, row))  # else it is of one column
+        if is_header and width > 1 and (times, width) > most:
+            most, separator, above = (times, width), mark, place
+    rows = islice(read_rows(text, separator), above, None)
+    header, first = next(rows, []), list(islice(rows, 9))
     if first and all(len(row) == len(header) + 1 and row[-1] for row in first):
         header = ["", *header]  # R's names of the rows have no name
-    if not header:
-        raise Refusal("the table is empty: give one with a header row")
     if len(header) > MAX_COLUMNS:
         raise Refusal(f"the table has more than {MAX_COLUMNS:,} columns")
-    times: dict[str, int] = {}  # that each name has come so far
+    names: list[str] = []
     for place, name in enumerate(header, 1):
-        name = unique = name.strip() or f"column {place}"
-        while unique in times:
-            times[name] += 1
-            unique = f"{name} ({times[name]})"
-        times[unique] = 1
-    filled = (row + [""] * (len(times) - len(row)) for row in chain(first, rows))
-    return list(times), separator, filled
+        name = name.strip() or f"column {place}"
+        while name in names:
+            name += f" ({place})"
+        names.append(name)
+    filled = (row + [""] * (len(names) - len(row)) for row in chain(first, rows))
+    return names, separator, filled
 
 
 def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
     """Yield from its start the rows that are not blank, without ever holding more than one."""
     text.seek(0)
-    has_blanks = f'{separator} "' in text.read(100_000)  # before the quotes
-    text.seek(0)
     csv.field_size_limit(MAX_ROW_CHARACTERS)
-    lines, size = [], 0  # of the row that is being read, and of the blank lines above it
+    size, width, row = 0, 0, []
 
     def read_lines() -> Iterator[str]:
         nonlocal size
@@ -308,21 +277,18 @@ def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
             size += len(line)
             if size >= MAX_ROW_CHARACTERS:
                 raise Refusal(f"a row has over {MAX_ROW_CHARACTERS:,} characters")
-            lines.append(line)
             yield line
         yield "\n"  # a blank row: the last one, unless a quote has swallowed it
 
-    width, rows, row = 0, [], []
-    for row in csv.reader(read_lines(), delimiter=separator, skipinitialspace=has_blanks):
-        rows = [row] if row else []
-        if len(lines) > 1:  # a cell of several lines, or rows that two stray quotes have made one
-            split = [line.rstrip("\r\n").split(separator) for line in lines if line.strip()]
-            rows = split if {len(cells) for cells in split} == {width} else rows
-        lines.clear()
-        for cells in rows:
-            size, width = 0, len(cells)
-            yield cells[: MAX_COLUMNS + 1]
-    if row and rows == [row]:
+    for row in csv.reader(read_lines(), delimiter=separator, skipinitialspace=True):
+        size, lines = 0, filter(None, separator.join(row).splitlines())
+        split = [line.split(separator) for line in lines]
+        if len(split) > 1 and set(map(len, split)) == {width}:
+            yield from split  # two stray quotes have made one row of many
+        elif row:
+            width = len(row)
+            yield row[: MAX_COLUMNS + 1]
+    if row:
         raise Refusal("a quote near its end is never closed")
 
 
@@ -332,18 +298,16 @@ def read_frame(content: bytes, encoding: str) -> tuple[pd.DataFrame, str]:
         names, separator, rows = read_table(content, encoding)
     except (LookupError, UnicodeError):
         raise Refusal(f"'{encoding}' is no encoding of this file: give one, cp1252 say") from None
-    if len(names) == 1:
-        raise Refusal("the table has one column: it needs a target and at least one feature")
     cells = []
     for place, row in enumerate(rows, 1):
         if any(row[len(names) :]):
-            hint = 'is a line above the header, or a quote in a cell written \\" instead of ""?'
-            raise Refusal(f"row {place} has {len(row)} cells, the header {len(names)}: {hint}")
+            counts = f"has {len(row)} cells, the header {len(names)}"
+            raise Refusal(f'row {place} {counts}: is a quote in a cell written \\" instead of ""?')
         cells.append([cell.strip() for cell in row[: len(names)]])
     table = pd.DataFrame(cells, columns=names, dtype=str)
     table = table[(table != "").any(axis=1) & (table != names).any(axis=1)]  # the header again
-    if table.empty:
-        raise Refusal("the table has a header and no rows")
+    if table.empty or len(names) == 1:
+        raise Refusal("the table has no rows, or one column: it needs a header and two or more")
     return table, separator
 
 
@@ -366,202 +330,143 @@ def leave_out(card: dict, reason: str, rows: int) -> None:
 # from a text to a number, and back
 
 MAX_NUMBER = 1e30  # the square of a larger one overflows inside many estimators
-SWAPPED = str.maketrans(".,", ",.")
-SWAPPED_DAY = str.maketrans("dm", "md")  # of a layout
 PLAIN = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?", re.ASCII)
-NUMBER = re.compile(  # < ( US$ - 1,234.5 e6 mi. - )
-    r"[<>~]?=? ?([-+(]?)(US\$|Rs\.? ?|[$€£¥₹] ?|[A-Z]{3} |)(-?)"
-    r"([.,]?\d[\d.,' \u2019\u00a0\u202f]*?)([eE][-+]?\d+|)"
-    r"[ \u00a0]?([^\d\s.,()+-][^\d,()]{0,15}?|)(-?\)?)",
-    re.ASCII,
+NUMBER = re.compile(  # < - US$ - 1,234.5 e6 mi.
+    r"(?a)[<>~]?=? ?([-+]?)((?:US\$|Rs\.? ?|[$€£¥₹] ?|[A-Z]{3} )-?|)"
+    r"([.,]?\d[\d.,' \u2019\xa0\u202f]*?)([eE][-+]?\d+|)[ \xa0]?([^\d\s.,()+-][^\d,()]{0,15}|)"
 )
 DIGITS = re.compile(  # here with a decimal point: 1,234.5 or 1,23,456 or 1234. or .5; 007 is a code
-    r"([1-9]\d{0,2}([,' \u2019\u00a0\u202f]\d{3})+|[1-9]\d?(,\d\d)+,\d{3}|0|[1-9]\d*|(?=\.\d))(\.\d*)?"
+    r"([1-9]\d?\d?([,' \u2019\xa0\u202f]\d{3})+|[1-9]\d?(,\d\d)+,\d{3}|0|[1-9]\d*|(?=\.\d))(\.\d*)?"
 )
-CLOCK = re.compile(r"(\d{1,3}):([0-5]\d)(?::([0-5]\d(?:\.\d+)?))?", re.ASCII)
-MAGNITUDES = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "bn": 1e9, "lakh": 1e5, "crore": 1e7}
-MILLIONS = {"m", "mil", "mn"}  # behind an amount of money: else meters, or miles
-MAGNITUDES |= {"million": 1e6, "billion": 1e9, "Mio.": 1e6, "Mrd.": 1e9, "Tsd.": 1e3}
+SWAPPED = str.maketrans(".,", ",.")
+CLOCK = re.compile(r"(\d{1,3}):([0-5]\d)(?::([0-5]\d))?", re.ASCII)
+MAGNITUDES = {"k": 1e3, "K": 1e3, "M": 1e6, "m": 1e6, "million": 1e6, "Mio.": 1e6, "B": 1e9}
+MAGNITUDES |= {"bn": 1e9, "billion": 1e9, "Mrd.": 1e9, "lakh": 1e5, "crore": 1e7}
 
 
-def meanings_of(digits: str) -> dict[str, float]:
-    """Return what digits mean by the decimal mark: 1,234 has two meanings, 0,5 and 1,234.5 one."""
-    meanings = {}
-    for mark, text in ((".", digits), (",", digits.translate(SWAPPED))):
-        if DIGITS.fullmatch(text):
-            meanings[mark] = float(re.sub(r"[^\d.]", "", text))
-    return meanings
-
-
-def split_number(text: str, decimal: str) -> tuple[float, str] | None:
-    """Return a number and its unit, or None: $1,234.50, 51,000 mi., (12) or 12- for -12, 1.2K,
-    1:30 in minutes. The decimal mark matters only where the digits have a meaning with either."""
-    if clock := CLOCK.fullmatch(text):
-        hours, minutes, seconds = map(float, clock.groups("0"))
-        # note: beside 1:02:11 the short 59:30 is of minutes and seconds, so another unit
-        return 60 * hours + minutes + seconds / 60, "min of h:mm:ss" if clock[3] else "min"
-    parts = NUMBER.fullmatch(text.replace("\u2212", "-"))  # a typographer's minus
-    meanings = meanings_of(parts[4]) if parts else {}
-    if not meanings:
-        return None
-    sign, before, minus, _, power, after, end = parts.groups()
-    value = meanings.get(decimal, max(meanings.values())) * float(f"1{power}")
-    size, _, rest = after.partition(" ")
-    if size in MAGNITUDES or (before and size in MILLIONS):
-        value, after = value * MAGNITUDES.get(size, 1e6), rest
-    minuses = (sign + minus + end).count("-") + (sign == "(")
-    if (sign == "(") != end.endswith(")") or minuses > 1 or value > MAX_NUMBER:
-        return None
-    return -value if minuses else value, (before.strip() + after).strip()
+def split_number(text: str) -> tuple[dict[str, float], str]:
+    """Return what a text means by the decimal mark, and the unit: 1,234 kg has two meanings, 0,5
+    and 1,234.5 have one, 007 has none; 1:30 is in minutes."""
+    if clock := CLOCK.fullmatch(text):  # beside 1:02:11 the short 59:30 is of minutes and seconds
+        minutes = 60 * float(clock[1]) + float(clock[2]) + float(clock[3] or 0) / 60
+        return dict.fromkeys(".,", minutes), "min of h:mm:ss" if clock[3] else "min"
+    text = text.replace("\u2212", "-")  # a typographer's minus
+    text = re.sub(r"^\((.+)\)$|^(.+)-$", r"-\1\2", text)  # (12) or 12- is -12
+    parts = NUMBER.fullmatch(text)
+    if not parts:
+        return {}, ""
+    sign, before, digits, power, unit = parts.groups()
+    size, _, rest = unit.partition(" ")
+    factor, meanings = -1 if "-" in sign + before else 1, {}
+    if size in MAGNITUDES and (before or size != "m"):  # meters, or millions of money
+        factor, unit = factor * MAGNITUDES[size], rest
+    for mark, plain in ((".", digits), (",", digits.translate(SWAPPED))):
+        if DIGITS.fullmatch(plain):
+            meanings[mark] = float(re.sub(r"[^\d.]", "", plain) + power) * factor
+    return meanings, (before.strip(" -") + unit).strip()
 
 
 def read_number(text: str, decimal: str, unit: str = "") -> float | None:
     """Return the number, without a unit or with this one; else None."""
     if PLAIN.fullmatch(text) and len(text) < 16 and (decimal == "." or "." not in text):
         return float(text)
-    value, own = split_number(text, decimal) or (None, "")
+    meanings, own = split_number(text)
+    value = meanings.get(decimal, max(meanings.values(), default=math.inf))
     if own == "%" and unit == "":  # beside 0.12
-        return value / 100
-    return value if own in ("", unit) else None
+        own, value = "", value / 100
+    return value if own in ("", unit) and abs(value) <= MAX_NUMBER else None
 
 
-def find_mark(texts: Iterable[str], otherwise: str) -> tuple[str, str | None]:
-    """Return the decimal mark of most numbers with one meaning; and the first with two, if any."""
-    marks, unclear = Counter(), None
-    for text in texts:
-        parts = NUMBER.fullmatch(text)
-        meanings = meanings_of(parts[4]) if parts else {}
+def find_writing(counts: pd.Series, card: dict, separator: str = ",") -> tuple[str, str, str]:
+    """Return the decimal mark and the unit of most numbers, by how often there is each text, and
+    a text that means two numbers, if any; of the whole table, given the separator of its cells."""
+    marks, units, unclear = Counter(), Counter(), ""
+    for text, times in counts.items():
+        meanings, unit = split_number(text)
+        units[unit] += times
         if len(meanings) == 1:
             marks.update(meanings.keys())
         elif len(set(meanings.values())) == 2:
             unclear = unclear or text
-    if marks["."] == marks[","]:
-        return otherwise, unclear
-    return "." if marks["."] > marks[","] else ",", unclear
-
-
-def find_decimal(table: pd.DataFrame, separator: str, notes: list[str]) -> str:
-    """Return the decimal mark for which most cells speak; note where it had to be assumed."""
-    mark, unclear = find_mark(pd.unique(table.head(1000).to_numpy().ravel("F")), "")
-    if mark or not unclear or separator == ",":
-        return mark or "."
-    # no cell tells: where commas don't separate the cells, they are likely to be decimal marks
-    one, two = split_number(unclear, ",")[0], split_number(unclear, ".")[0]
-    notes.append(f"'{unclear}' is read as {one:.10g}; --decimal . makes it {two:.10g}")
-    return ","
-
-
-def find_writing(counts: pd.Series, card: dict) -> tuple[str, str]:
-    """Return the decimal mark and the unit of a column, by how often it has each text."""
-    mark, units = card["told"].get("decimal"), Counter()
-    mark = mark or find_mark(counts.index[:1000], card["decimal"])[0]
-    for text, times in counts.items():
-        if not PLAIN.fullmatch(text):
-            units[(split_number(text, mark) or ("", ""))[1]] += times
-    del units[""]
+    mark = card["decimal"] if marks["."] == marks[","] else max(marks, key=marks.get)
+    mark, is_told = card["told"].get("decimal", mark), "decimal" in card["told"]
+    if separator != "," and unclear and marks["."] == marks[","] and not is_told:
+        mark, meanings = ",", split_number(unclear)[0]  # as commas don't separate the cells
+        words = f"'{unclear}' is read as {meanings[',']:.10g}"
+        card["notes"].append(f"{words}; --decimal . makes it {meanings['.']:.10g}")
     if counts.index.str.contains(r"\d ?[kKB]$").any():
-        for unit in MILLIONS:  # beside thousands they are no unit, but who knows
-            del units[unit]
-    for unit, times in units.most_common(1):
-        least = MOSTLY if unit == "%" else 0.5  # some per cents beside fractions are no unit
-        if times >= least * counts.sum() or unit in "$€£¥₹":
-            return mark, unit
-    return mark, ""
+        del units["m"]  # beside thousands it is no unit, but who knows
+    del units[""]
+    unit = max(units, key=units.get, default="")
+    least = MOSTLY if unit == "%" else 0.5  # some per cents beside fractions are no unit
+    is_shared = units[unit] >= least * counts.sum() or unit in "$€£¥₹"
+    return mark, unit if is_shared else "", unclear
 
 
 ISO = "ISO 8601"
-FIRST_DAY, LAST_DAY = -719_162, 2_932_896  # since 1970, of the years 1 to 9999
-LAYOUTS = "%Y-%m-%d %m-%d-%Y %d-%m-%Y %d-%b-%Y %b-%d-%Y %Y-%b-%d %b-%Y %m-%Y %Y-%m %m%d%Y %d%m%Y"
+LAYOUTS = "%Y-%m-%d %m-%d-%Y %d-%m-%Y %d-%b-%Y %b-%d-%Y %b-%Y %Y-%b %m-%Y %Y-%m %m%d%Y %d%m%Y"
+SWAPPED_DAY = str.maketrans("dm", "md")  # of a layout
 EIGHT_DIGITS = r"(19|20)\d{6}|\d{4}(19|20)\d\d"  # 20241231 or 12312024
-DATE = re.compile(r"(.+?)([T ,]+(\d+):(\d\d)(:\d\d(?:\.\d+)?)? ?([AaPp]?)[Mm]? ?(\w*|[-+]\d.*))?")
-MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-GERMAN = {"mär": "mar", "mrz": "mar", "mai": "may", "okt": "oct", "dez": "dec"}
+DATE = re.compile(r"(?s)(.*?)(?:[t ,]+(\d+:\d\d)(:\d\d)?(?:\.\d+)? ?([ap]m)?(?: utc| gmt)?)?")
+WORD = re.compile(r"\d+|jan|feb|m[aä]r|mrz|apr|ma[yi]|jun|jul|aug|sep|o[ck]t|nov|de[cz]|q[1-4]")
+ENGLISH = {"mär": "mar", "mrz": "mar", "mai": "may", "okt": "oct", "dez": "dec"}
+ENGLISH |= {"q1": "jan", "q2": "apr", "q3": "jul", "q4": "oct"}  # the first month of a quarter
 
 
 def read_date(text: str, layout: str = ISO) -> float | None:
     """Return the days since 1970-01-01 (UTC where the text says so), or None. ISO is always read;
     a year of two digits is one of four, as strptime has it."""
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        try:
-            moment = datetime.fromisoformat(spell_iso(text, layout))
-        except ValueError:
-            return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    days = round(moment.timestamp(), 3) / 86_400  # decode() writes milliseconds
-    return days if FIRST_DAY <= days < LAST_DAY + 1 else None
+        if layout == ISO or re.match(r"\d{4}-\d\d-\d\d", text):
+            moment = datetime.fromisoformat(text)
+        else:  # Fri, 5. Januar 2024 6:00 PM
+            day, clock, seconds, half = DATE.fullmatch(text.lower()).groups("")
+            day = "-".join(ENGLISH.get(word, word) for word in WORD.findall(day))
+            if re.search(r"\D\d\d$", day) and layout != "%m-%Y":  # the year has two digits
+                layout = layout.replace("-%Y", "-%y")
+            if clock:
+                day += f" {clock}{seconds or ':00'}{half}"
+                layout += " %I:%M:%S%p" if half else " %H:%M:%S"
+            moment = datetime.strptime(day, layout)
+        if moment.tzinfo:
+            moment = moment.astimezone(UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError):
+        return None
+    return (moment - datetime(1970, 1, 1)) // timedelta(milliseconds=1) / 86_400_000
 
 
-def spell_iso(text: str, layout: str) -> str:
-    """Return in ISO 8601 what is "Fri, 5. Januar 2024 6:00 PM", or 2024Q2; raises ValueError."""
-    parts = DATE.fullmatch(text)
-    if layout == ISO or not parts:
-        raise ValueError(text)
-    day, clock, hour, minute, second, half, zone = parts.groups()
-    day = day.lower()
-    if quarter := re.fullmatch(r"(\d{4})\W?q([1-4])", day):
-        day = f"{quarter[1]}-{3 * int(quarter[2]) - 2:02}"
-    words = []
-    for word in re.findall(r"\d+|[^\W\d_]+", day):
-        word = word if word.isdecimal() else GERMAN.get(word[:3], word[:3])
-        if word.isdecimal() or word in MONTHS:  # else a day of the week
-            words.append(word)
-    day = "-".join(words)
-    if re.search(r"\D\d\d$", day) and layout != "%m-%Y":  # the year has two digits
-        layout = layout.replace("-%Y", "-%y")
-    iso = datetime.strptime(day, layout).date().isoformat()
-    if clock:
-        hour = int(hour) % 12 + 12 * (half in "Pp") if half else int(hour)
-        zone = "Z" if zone in ("UTC", "GMT") else zone
-        iso += f"T{hour:02}:{minute}{second or ''}{zone}"
-    return iso
-
-
-Columns = Mapping[str, Sequence[str]]  # texts by the column's name
-
-
-def read_cell(text: str, feature: dict, decimal: str) -> float | None:
-    """Return the number that stands for a text, NaN for a gap, None for what can't be read."""
-    if text in MISSING or text in feature.get("gaps", ()):
-        return math.nan
-    if feature["type"] == "number":
-        return read_number(text, feature.get("decimal", decimal), feature.get("unit", ""))
-    if feature["type"] == "date":
-        return read_date(text, feature["format"])
-    if feature["type"] == "boolean":
-        return {"false": 0, "true": 1}.get(text.lower())
-    choices = feature["choices"]
-    for spelled in (text, text.removesuffix(".0")):  # 1.0 is 1
-        if spelled in choices:
-            return choices.index(spelled)
-    return len(choices) if "open" in feature else None
-
-
-def encode(columns: Columns, card: dict) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
+def encode(columns: Mapping[str, Sequence[str]], card: dict) -> tuple[np.ndarray, list]:
     """Return what the model sees, float64 of shape (rows, features), and what could not be read:
-    the row, the feature and a reason. There, and in a gap, is NaN.
-
-    A number is itself, a boolean 0 or 1, a category the place of its choice (another text of an
-    open one the place behind them), a date its days since 1970-01-01. A feature that is not in
-    the table is a gap in every row.
-    """
-    unreadable = {"boolean": "not true or false", "category": "none of the choices"}
+    the row, the feature and a reason. There, in a gap, and where there is no column, is NaN. A
+    number is itself, a boolean 0 or 1, a date its days since 1970-01-01, a category the place of
+    its choice (another text of an open one the place behind them)."""
     rows = max((len(columns[name]) for name in columns), default=0)
     X, problems = np.empty((rows, len(card["features"]))), []
     for place, feature in enumerate(card["features"]):
-        name, texts = feature["name"], columns.get(feature["name"], [""] * rows)
-        reason = unreadable.get(feature["type"], f"no {feature['type']}")
-        values, wrong = {}, {}
+        name, kind, choices = feature["name"], feature["type"], feature.get("choices", [])
+        texts, values = [text.strip() for text in columns.get(name, [""] * rows)], {}
         for text in set(texts):  # each different text is read once
-            values[text] = read_cell(text.strip(), feature, card["decimal"])
-            if values[text] is None:
-                wrong[text] = f"is '{text.strip()[:100]}', {reason}"
-            elif math.isnan(values[text]) and not feature.get("nullable", True):
-                wrong[text] = "is missing"
+            whole = text.removesuffix(".0")  # 1.0 is 1
+            if text in MISSING or text in feature.get("gaps", ()):
+                values[text] = math.nan
+            elif kind == "number":
+                mark = feature.get("decimal", card["decimal"])
+                values[text] = read_number(text, mark, feature.get("unit", ""))
+            elif kind == "date":
+                values[text] = read_date(text, feature["format"])
+            elif kind == "boolean":
+                values[text] = {"false": 0, "true": 1}.get(text.lower())
+            elif text in choices or whole in choices:
+                values[text] = choices.index(text if text in choices else whole)
+            else:
+                values[text] = len(choices) if "open" in feature else None
         X[:, place] = [values[text] for text in texts]
-        if wrong:
-            problems += [(row, name, wrong[t]) for row, t in enumerate(texts) if t in wrong]
+        reason = "none of the choices" if kind == "category" else f"no {kind}"
+        for row in np.flatnonzero(np.isnan(X[:, place])).tolist():
+            if values[texts[row]] is None:
+                problems.append((row, name, f"is '{texts[row][:100]}', {reason}"))
+            elif not feature.get("nullable", True):
+                problems.append((row, name, "is missing"))
     return X, problems
 
 
@@ -569,33 +474,28 @@ def decode(feature: dict, value: float) -> object:
     """Return what JSON has for a value of the array: encode() the other way round."""
     if math.isnan(value):
         return None
-    if feature["type"] == "category":
-        return [*feature["choices"], "another"][int(value)]
-    if feature["type"] == "boolean":
-        return bool(value)
+    if feature["type"] in ("category", "boolean"):
+        return [*feature.get("choices", [False, True]), "another"][int(value)]
     if feature["type"] == "number":
         return int(value) if feature["integer"] else float(value)
     moment = datetime(1970, 1, 1) + timedelta(milliseconds=round(value * 86_400_000))
     return moment.isoformat() if value % 1 else moment.date().isoformat()
 
 
-def check_file(columns: Columns, card: dict) -> None:
+def check_file(columns: Mapping[str, Sequence[str]], card: dict) -> None:
     """Refuse a file to predict in which the same digits seem to stand for another number or day."""
     for feature in card["features"]:
-        texts = pd.Series(columns.get(feature["name"], []), dtype=str).str.strip()
-        different, words = texts.drop_duplicates(), ""
-        if feature["type"] == "number" and "decimal" not in card.get("told", ()):
-            expected = feature.get("decimal", card["decimal"])
-            mark, unclear = find_mark(different, expected)
-            if unclear and mark != expected:
-                words = f"another decimal mark than '{expected}'"
-        elif feature["type"] == "date":
-            layouts = feature["format"], feature["format"].translate(SWAPPED_DAY)
-            mine, other = ([read_date(text, each) for text in different] for each in layouts)
-            if mine.count(None) > other.count(None):
-                words = "day and month the other way round"
-        if words:
-            raise Refusal(f"cells of '{feature['name']}' seem to have {words}, unlike in training")
+        name, layout = feature["name"], feature.get("format", "")
+        texts = pd.Series(columns.get(name, []), dtype=str).str.strip().drop_duplicates()
+        if feature["type"] == "number":
+            mark = feature.get("decimal", card["decimal"])
+            found, _, unclear = find_writing(texts.value_counts(), card | {"decimal": mark})
+            if unclear and found != mark:
+                raise Refusal(f"'{name}' seems to have another decimal mark than '{mark}'")
+        if feature["type"] == "date":
+            other = texts.map(partial(read_date, layout=layout.translate(SWAPPED_DAY)))
+            if other.count() > texts.map(partial(read_date, layout=layout)).count():
+                raise Refusal(f"'{name}' seems to have day and month the other way round")
 
 
 # the target
@@ -615,7 +515,7 @@ def read_target(table: pd.DataFrame, card: dict) -> tuple[pd.Series, pd.DataFram
     cells = table[name].replace("", told.get("empty", ""))
     is_label = (cells == "+").sum() >= FOLDS  # then so is "-"
     known = cells[~cells.isin(MISSING - {"-"} if is_label else MISSING)]
-    mark, unit = find_writing(known.value_counts(), card)
+    mark, unit, _ = find_writing(known.value_counts()[:1000], card)
     y = known.map(partial(read_number, decimal=mark, unit=unit)).astype(float).dropna()
     card["task"], why = told.get("task") or guess_task(y, len(known)), "no number"
     if card["task"] == "classification":
@@ -722,7 +622,7 @@ def describe_column(texts: pd.Series, card: dict) -> dict | str:
     if len(counts) == 1 and known == len(texts):
         return f"always '{counts.index[0]}'"
 
-    mark, unit = find_writing(counts, card)
+    mark, unit, _ = find_writing(counts[:1000], card)
     values = np.array([read_number(text, mark, unit) for text in counts.index], float)
     is_read = ~np.isnan(values)
     readable, odd = counts[is_read].sum() / known, counts.index[~is_read]
@@ -1580,7 +1480,7 @@ def run() -> None:
     """Do it all, or say in one line why not, with exit code 2."""
     try:
         main()
-    except Refusal as error:
+    except (Refusal, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)
 
