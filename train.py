@@ -281,12 +281,13 @@ def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
         yield "\n"  # a blank row: the last one, unless a quote has swallowed it
 
     for row in csv.reader(read_lines(), delimiter=separator, skipinitialspace=True):
-        size, lines = 0, filter(None, separator.join(row).splitlines())
+        lines = filter(None, separator.join(row).splitlines())
         split = [line.split(separator) for line in lines]
         if len(split) > 1 and set(map(len, split)) == {width}:
-            yield from split  # two stray quotes have made one row of many
+            size = 0  # two stray quotes have made one row of many
+            yield from split
         elif row:
-            width = len(row)
+            size, width = 0, len(row)  # many blank rows are as bad as a long one
             yield row[: MAX_COLUMNS + 1]
     if row:
         raise Refusal("a quote near its end is never closed")
@@ -339,7 +340,6 @@ DIGITS = re.compile(  # here with a decimal point: 1,234.5 or 1,23,456 or 1234. 
     r"([1-9]\d?\d?([,' \u2019\xa0\u202f]\d{3})+|[1-9]\d?(,\d\d)+,\d{3}|0|[1-9]\d*|(?=\.\d))(\.\d*)?"
 )
 SWAPPED = str.maketrans(".,", ",.")
-CLOCK = re.compile(r"(\d{1,3}):([0-5]\d)(?::([0-5]\d))?", re.ASCII)
 MAGNITUDES = {"k": 1e3, "K": 1e3, "M": 1e6, "m": 1e6, "million": 1e6, "Mio.": 1e6, "B": 1e9}
 MAGNITUDES |= {"bn": 1e9, "billion": 1e9, "Mrd.": 1e9, "lakh": 1e5, "crore": 1e7}
 
@@ -347,7 +347,8 @@ MAGNITUDES |= {"bn": 1e9, "billion": 1e9, "Mrd.": 1e9, "lakh": 1e5, "crore": 1e7
 def split_number(text: str) -> tuple[dict[str, float], str]:
     """Return what a text means by the decimal mark, and the unit: 1,234 kg has two meanings, 0,5
     and 1,234.5 have one, 007 has none; 1:30 is in minutes."""
-    if clock := CLOCK.fullmatch(text):  # beside 1:02:11 the short 59:30 is of minutes and seconds
+    if clock := re.fullmatch(r"(?a)(\d{1,3}):([0-5]\d)(?::([0-5]\d))?", text):
+        # beside 1:02:11 the short 59:30 is of minutes and seconds, so another unit
         minutes = 60 * float(clock[1]) + float(clock[2]) + float(clock[3] or 0) / 60
         return dict.fromkeys(".,", minutes), "min of h:mm:ss" if clock[3] else "min"
     text = text.replace("\u2212", "-")  # a typographer's minus
@@ -389,18 +390,16 @@ def find_writing(counts: pd.Series, card: dict, separator: str = ",") -> tuple[s
         elif len(set(meanings.values())) == 2:
             unclear = unclear or text
     mark = card["decimal"] if marks["."] == marks[","] else max(marks, key=marks.get)
-    mark, is_told = card["told"].get("decimal", mark), "decimal" in card["told"]
-    if separator != "," and unclear and marks["."] == marks[","] and not is_told:
-        mark, meanings = ",", split_number(unclear)[0]  # as commas don't separate the cells
-        words = f"'{unclear}' is read as {meanings[',']:.10g}"
-        card["notes"].append(f"{words}; --decimal . makes it {meanings['.']:.10g}")
+    if unclear and separator != "," and marks["."] == marks[","] and "decimal" not in card["told"]:
+        mark = ","  # as no cell tells, and commas don't separate them
+        card["notes"].append(f"'{unclear}' is read with a decimal comma: --decimal . overrides")
     if counts.index.str.contains(r"\d ?[kKB]$").any():
         del units["m"]  # beside thousands it is no unit, but who knows
     del units[""]
     unit = max(units, key=units.get, default="")
     least = MOSTLY if unit == "%" else 0.5  # some per cents beside fractions are no unit
     is_shared = units[unit] >= least * counts.sum() or unit in "$€£¥₹"
-    return mark, unit if is_shared else "", unclear
+    return card["told"].get("decimal", mark), unit if is_shared else "", unclear
 
 
 ISO = "ISO 8601"
