@@ -225,7 +225,8 @@ def find_encoding(content: bytes, told: str | None = None) -> tuple[str, list[st
         return told or "utf-16", []
     if b"\0" in content:
         raise Refusal("the file is no text: export the table as CSV")
-    bad = content.decode(errors="replace").count("\ufffd")
+    text = io.TextIOWrapper(io.BytesIO(content), "utf-8", "replace")
+    bad = sum(part.count("\ufffd") for part in iter(partial(text.read, 2**20), ""))
     if bad > len(content.translate(None, bytes(range(128)))) / 20:  # of those beyond ASCII
         return "cp1252", ["the file is not UTF-8, and is read as cp1252: --encoding overrides"]
     note = f"the file is not quite UTF-8: {bad} bytes are read as \ufffd"
@@ -268,6 +269,8 @@ def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, 
 def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
     """Yield from its start the rows that are not blank, without ever holding more than one."""
     text.seek(0)
+    has_blanks = f'{separator} "' in text.read(100_000)  # before its quotes; else a cell keeps them
+    text.seek(0)
     csv.field_size_limit(MAX_ROW_CHARACTERS)
     size, width, row = 0, 0, []
 
@@ -280,7 +283,7 @@ def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
             yield line
         yield "\n"  # a blank row: the last one, unless a quote has swallowed it
 
-    for row in csv.reader(read_lines(), delimiter=separator, skipinitialspace=True):
+    for row in csv.reader(read_lines(), delimiter=separator, skipinitialspace=has_blanks):
         lines = filter(None, separator.join(row).splitlines())
         split = [line.split(separator) for line in lines]
         if len(split) > 1 and set(map(len, split)) == {width}:
