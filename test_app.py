@@ -367,7 +367,7 @@ def test_read_no_number(text):
     (b"Sales,,\n,,\na,b,c\n1,2,x\n1,3,y\n", ["a", "b", "c"], [["1", "2", "x"], ["1", "3", "y"]]),
     (b"Bank\nland,1990,1991\nA,2,3\nB,2,3\n", ["land", "1990", "1991"], [["A", "2", "3"], ["B", "2", "3"]]),
     (b"Sales of 2024\na;b;c\n1,5;2;3\n1,5;2;3\n", ["a", "b", "c"], [["1,5", "2", "3"]] * 2),
-    (b'a, b\n1, "x, y"\n', ["a", "b"], [["1", "x, y"]]), (b"a,b\n1, 2 \n", ["a", "b"], [["1", "2 "]]),
+    (b'a, b\n1, "x, y"\n', ["a", "b"], [["1", "x, y"]]), (b"a,b\n1, 2 \n", ["a", "b"], [["1", " 2 "]]),
     (b"a\n1,5\n2,5\n", ["a"], [["1,5"], ["2,5"]]),  # no header has a number
     # two stray quotes make no row of many, a cell may have several lines
     (b'a,b,c\n1,"x,2\n3,y,4\n5,"z,6\n7,u,8\n', ["a", "b", "c"],
