@@ -35,7 +35,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import joblib
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_integer_dtype, is_numeric_dtype
+from pandas.api.types import is_numeric_dtype
 from pandas.tseries.api import guess_datetime_format
 from sklearn import metrics
 from sklearn.base import BaseEstimator, clone, is_classifier
@@ -116,11 +116,10 @@ def prepare(path=None, model: str = "", before: dict | None = None, **options: s
     if before:
         before["X"] = encode(table.loc[rows], before["card"])[0]
     groups = table.loc[rows, find_column(told["group"], table)] if "group" in told else None
-    options = {"sep": separator, "decimal": card["decimal"], "encoding": encoding}
-    # until find_models() takes it out: what pandas.read_csv makes of these rows
-    card["frame"] = partial(read_as_pandas, content, rows, options)
     if model:
-        X = read_given(given, table, target, card)
+        options = {"sep": separator, "decimal": card["decimal"], "encoding": encoding}
+        as_pandas = partial(pd.read_csv, io.BytesIO(content), index_col=False, **options)
+        X = read_given(given, as_pandas, table, target, card)
     else:
         X = read_features(table, rows, card, describe_column)
     return X, y, make_folds(X, y, groups, card), card
@@ -752,249 +751,166 @@ def sketch(feature: dict) -> str:
     return f"{kind:13}  {what}{gaps}"
 
 
-# a model of DataFrames: the array becomes again what pandas.read_csv has made of the table
+# a model that was there before, or one by names: the array becomes a DataFrame again
 
 
 class DataFrameEstimator(BaseEstimator):
-    """Give an estimator, a pipeline that selects columns by name say, the DataFrame that
-    pandas.read_csv would have made of the array's rows. build_model() may return it."""
+    """Give an estimator that takes columns by name a DataFrame: a given model the cells that
+    pandas.read_csv would have made, one of build_model() those that JSON has."""
 
     def __init__(self, estimator, columns=None, labels=None):
         self.estimator = estimator
-        self.columns = columns  # see learn_columns()
+        self.columns = columns  # by their keys: a dtype, a layout, or a cell for each value
         self.labels = labels  # the estimator's own, by the card's
+
+    def learn(self, frame: pd.DataFrame, X: np.ndarray, card: dict) -> None:
+        self.columns = {key: column.dtype for key, column in frame.items()}
+        for feature, values, (key, column) in zip(card["features"], X.T, frame.items()):
+            if feature["type"] == "date":
+                longest = max(column.dropna().astype(str), key=len)
+                layout = guess_datetime_format(longest, feature["format"].startswith("%d"))
+                self.columns[key] = "" if column.dtype.kind == "M" else layout or "%Y-%m-%d"
+            elif feature["type"] != "number":
+                different, rows = np.unique(values, return_index=True)  # NaN is one of them
+                self.columns[key] = column[rows].set_axis(different)
+                if "open" in feature:
+                    self.columns[key][len(feature["choices"])] = "another"
 
     def make_frame(self, X: np.ndarray) -> pd.DataFrame:
         frame = {}
-        for key, dtype, place, cells, layout in self.columns:
-            values = pd.Series(np.nan if place is None else X[:, place], range(len(X)))
-            if layout is not None:
-                moments = pd.to_datetime((values * 86_400_000).round(), unit="ms")
-                written = moments.dt.strftime(layout) if layout else moments
-                values = written.mask(values.isna(), cells.get(np.nan)).astype(dtype)
-            elif cells is not None:
+        for numbers, (key, cells) in zip(X.T, self.columns.items()):
+            values = pd.Series(numbers)
+            if isinstance(cells, pd.Series):
                 values = values.map(cells)
-            elif is_integer_dtype(dtype) and not (values % 1 != 0).any():
-                values = values.astype(dtype)
+            elif isinstance(cells, str):  # a layout, or "" where the notebook has parsed the dates
+                moments = pd.to_datetime((values * 86_400_000).round(), unit="ms")
+                values = moments.dt.strftime(cells) if cells else moments
+            elif (numbers % 1 == 0).all() and (abs(numbers) < 2**63).all():
+                values = values.astype(cells)
             frame[key] = values
         return pd.DataFrame(frame)
 
-    def ask(self, frame: pd.DataFrame, method: str = "") -> np.ndarray:
-        """Return the estimator's answers; one without names was fitted to an array."""
-        method = method or ("predict_proba" if self.labels else "predict")
-        has_names = hasattr(self.estimator_, "feature_names_in_")
-        return getattr(self.estimator_, method)(frame if has_names else frame.to_numpy())
+    def ask(self, frame: pd.DataFrame, method: str) -> np.ndarray:
+        if not hasattr(self.estimator_, "feature_names_in_"):  # then it was fitted to an array
+            frame = frame.to_numpy()
+        with joblib.parallel_config(backend="sequential"):  # threads are slower for one row
+            return getattr(self.estimator_, method)(frame)
 
     def fit(self, X, y):
-        y = np.array([self.labels[text] for text in y]) if self.labels else y
-        self.estimator_ = clone(self.estimator).fit(self.make_frame(X), y)
+        labels = np.array([self.labels.get(text, text) for text in y.tolist()])
+        self.estimator_ = clone(self.estimator).fit(self.make_frame(X), labels)
         return self
 
     def predict(self, X):
-        answers = self.ask(self.make_frame(X), "predict")
-        if not self.labels:
-            return answers
-        texts = {label: text for text, label in self.labels.items()}
-        return np.array([texts[label] for label in np.ravel(answers).tolist()])
+        return np.ravel(self.ask(self.make_frame(X), "predict"))
 
     def predict_proba(self, X):
-        answers = self.ask(self.make_frame(X), "predict_proba")
-        if not self.labels:
-            return answers
         theirs = np.ravel(self.estimator_.classes_).tolist()
-        return answers[:, [theirs.index(label) for label in self.labels.values()]]
+        places = [theirs.index(label) for label in self.labels.values()]
+        return self.ask(self.make_frame(X), "predict_proba")[:, places]
 
     @property
     def classes_(self):
-        return np.array(list(self.labels)) if self.labels else self.estimator_.classes_
+        return np.array(list(self.labels.values()))
 
     def __sklearn_tags__(self):
         return get_tags(self.estimator)
 
 
-def read_as_pandas(content: bytes, rows: pd.Index, options: dict) -> pd.DataFrame:
-    """Return these rows of the DataFrame that a notebook would have read."""
-    try:
-        frame = pd.read_csv(io.BytesIO(content), index_col=False, **options)
-        return frame.iloc[rows].reset_index(drop=True)
-    except (ValueError, IndexError) as error:
-        raise Refusal(f"pandas.read_csv can't read the table: {in_one_line(error)}") from None
-
-
-def learn_columns(frame: pd.DataFrame, key_of: dict, X: np.ndarray, card: dict) -> list[tuple]:
-    """Return for each column its key, its dtype, the place of its feature in the array (None: the
-    model does without), the first cell that stands for each value, and how a date is written
-    ("": not at all, the notebook has parsed it)."""
-    places = [feature["name"] for feature in card["features"]]
-    columns = []
-    for name, key in key_of.items():
-        column, place, cells, layout = frame[key], None, frame[key][:0], None
-        if name in places:
-            place = places.index(name)
-            feature = card["features"][place]
-            different, rows = np.unique(X[:, place], return_index=True)  # a gap is the last
-            cells = column[rows].set_axis(different)
-            if feature["type"] == "number":
-                cells = None  # the value itself
-            elif feature["type"] == "date":
-                day_first = feature["format"].startswith("%d")
-                layout = guess_datetime_format(str(cells.iloc[0]), day_first) or "%Y-%m-%d"
-                layout = "" if column.dtype.kind == "M" else layout
-                cells = cells[cells.index.isna()]  # what stands for a gap
-            elif "open" in feature:
-                cells[len(feature["choices"])] = "another"
-        columns.append((key, column.dtype, place, cells, layout))
-    return columns
-
-
-# a model that was there before
-
-
 def load_given(path: str) -> BaseEstimator:
-    """Return the fitted model in a file, ready to answer one row at a time."""
-    model, problem = None, ""
+    """Return the fitted model in a file of joblib or pickle."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", InconsistentVersionWarning)
+        with warnings.catch_warnings(action="error", category=InconsistentVersionWarning):
             model = joblib.load(path)
-    except OSError as error:
-        problem = f"can't be read ({error.strerror or error})"
-    except InconsistentVersionWarning as error:
-        then, now = error.original_sklearn_version, error.current_sklearn_version
-        problem = f"was saved by scikit-learn {then}, this is {now}: pin {then} in requirements.txt"
+        getattr(model, "predict_proba" if is_classifier(model) else "predict")
     except Exception as error:  # noqa: BLE001 a pickle may raise anything
-        problem = f"is no file of joblib or pickle ({in_one_line(error)})"
-        if isinstance(error, AttributeError | ImportError):
-            todo = "import it from a module beside train.py, and save the model again"
-            problem = f"needs what is not here ({in_one_line(error)}): {todo}"
-    if not problem and not (hasattr(model, "predict") and hasattr(model, "get_params")):
-        problem = f"has a {type(model).__name__} in it: save the fitted model itself"
-    elif not problem and is_classifier(model) and not hasattr(model, "predict_proba"):
-        problem = "has a classifier without predict_proba in it: use CalibratedClassifierCV"
-    if problem:
-        raise Refusal(f"'{path}' {problem}")
-    for estimator in walk(model):
-        if getattr(estimator, "n_jobs", None) is not None:
-            estimator.n_jobs = 1  # more make the answer for one row slower
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        todo = "save a fitted model here, its own functions imported from a module beside train.py"
+        raise Refusal(f"'{path}' can't be served ({why}): {todo}") from None
     return model
 
 
-def walk(thing: object) -> Iterator[BaseEstimator]:
-    """Yield the estimators in a model, also those that fit() has made."""
-    if isinstance(thing, BaseEstimator):
-        yield thing
-        thing = vars(thing)
-    parts = thing.values() if isinstance(thing, dict) else thing
-    if isinstance(thing, dict | list | tuple):
-        for part in parts:
-            yield from walk(part)
-
-
-def in_one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def read_given(model: BaseEstimator, table: pd.DataFrame, y: pd.Series, card: dict) -> np.ndarray:
-    """Do what read_features() does, for the columns that a model takes and in its order; compare
-    its answers from the array with those straight from pandas.read_csv. Without this, what is
-    served may be another model in silence."""
-    frame = card["frame"]()
-    name_of = dict(zip(frame, table))  # pandas has a.1 for a (2)
-    target = frame.pop(frame.columns[table.columns.get_loc(card["target"])])
-    keys = getattr(model, "feature_names_in_", frame.columns)
-    frame = frame[[find_column(key, frame) for key in keys]]
-    key_of = {name_of[key]: key for key in frame}
-    given = DataFrameEstimator(model)
+def read_given(model, as_pandas, table: pd.DataFrame, y: pd.Series, card: dict) -> np.ndarray:
+    """Do what read_features() does, for the columns that a model takes and in its order. That its
+    answers are those straight from pandas.read_csv is checked: else it is another in silence."""
+    given = card["given"] = DataFrameEstimator(model, labels={})
     given.estimator_ = model
     try:
-        predicted = given.ask(frame, "predict")
-    except Exception as error:  # noqa: BLE001 an estimator may raise anything
-        frame = parse_dates(frame)  # as a notebook may have done
+        frame = as_pandas()
+        name_of = dict(zip(frame, table))  # pandas has a.1 for a (2)
+        target = frame.pop(frame.columns[table.columns.get_loc(card["target"])])[y.index]
+        keys = getattr(model, "feature_names_in_", frame.columns)
+        frame = frame.loc[y.index, keys].reset_index(drop=True)
         try:
             predicted = given.ask(frame, "predict")
-        except Exception:  # noqa: BLE001
-            words = f"the model can't answer for this table ({in_one_line(error)})"
-            raise Refusal(f"{words}: it gets the columns as pandas.read_csv has them") from None
+        except Exception:  # noqa: BLE001 a notebook may have parsed the dates
+            for key, texts in frame.select_dtypes("str").items():
+                layout = find_layout(texts.dropna(), texts.value_counts(), [])
+                if layout:
+                    days = texts.map(partial(read_date, layout=layout), na_action="ignore")
+                    frame[key] = pd.to_datetime(days.astype(float), unit="D")
+            predicted = given.ask(frame, "predict")
+    except Exception as error:  # noqa: BLE001 an estimator may raise anything
+        raise Refusal(f"the model can't answer for this table ({error!r:.300})") from None
     if "classes" in card:
         given.labels = match_labels(model, predicted, target, y, card)
-    answers = np.asarray(given.ask(frame), float)
+    ask = partial(given.ask, method="predict_proba" if given.labels else "predict")
+    key_of = {name_of[key]: key for key in frame}
     table = table[[*key_of, *table.columns.drop([*key_of])]]
-    X = read_features(table, y.index, card, partial(describe_given, given, frame, key_of))
-    given.columns = learn_columns(frame, key_of, X, card)
+    X = read_features(table, y.index, card, partial(describe_given, ask, frame, key_of))
 
+    given.learn(frame, X, card)
     made = given.make_frame(X)
-    again = np.asarray(given.ask(made), float)
-    same = np.isclose(again, answers, rtol=1e-9, atol=1e-12, equal_nan=True)
+    same = np.isclose(ask(made), ask(frame), rtol=1e-9, atol=1e-12, equal_nan=True)
     same = same.reshape(len(frame), -1).all(axis=1)
     words = f"same answers as from pandas.read_csv(): {same.sum():,} of {len(same):,} rows"
-    if not same.all():
-        row = int(same.argmin())
-        here, there = made.iloc[row].astype(str), frame.iloc[row].astype(str)
-        key = (here != there).idxmax()
-        which = f"row {y.index[row] + 1}, where '{key}' is '{here[key]}' instead of '{there[key]}'"
-        words = f"{words}; not of {which}"
-        card["notes"].insert(0, words)
     print(words)
-    card["given"] = given
+    if not same.all():
+        row, key = (made[~same].astype(str) != frame[~same].astype(str)).stack().idxmax()
+        words += f"; not of row {y.index[row] + 1}, where '{key}' is '{made.at[row, key]}'"
+        card["notes"].insert(0, f"{words} instead of '{frame.at[row, key]}'")
     return X
 
 
-def parse_dates(frame: pd.DataFrame) -> pd.DataFrame:
-    parsed = {}
-    for key, texts in frame.select_dtypes("str").items():
-        layout = find_layout(texts.dropna(), texts.value_counts(), [])
-        if layout:
-            days = texts.map(partial(read_date, layout=layout), na_action="ignore")
-            parsed[key] = pd.to_datetime(days.astype(float), unit="D")
-    return frame.assign(**parsed)
-
-
 def match_labels(model, predicted, target: pd.Series, y: pd.Series, card: dict) -> dict:
-    """Return the model's label for each of the card's: as pandas.read_csv has it, as the text, or
-    a number that the notebook gave it."""
-    theirs, texts = np.ravel(getattr(model, "classes_", [])).tolist(), card["classes"]
-    as_read = dict(zip(y, target.tolist()))
-    for labels in (as_read, dict(zip(texts, texts))):
+    """Return the model's label for each of the card's, which the notebook may have numbered."""
+    theirs = np.ravel(getattr(model, "classes_", [])).tolist()
+    numbers = pd.factorize(target, sort=True)[0]  # in LabelEncoder's order
+    for cells in (target, y, numbers):
+        labels = dict(sorted(zip(y, cells.tolist())))
         if set(labels.values()) == set(theirs):
-            return {text: labels[text] for text in texts}
-    # numbered by the notebook: what its rows have most often, if that is one for each; else
-    # LabelEncoder's order
-    order = sorted(texts, key=as_read.get if is_numeric_dtype(target.dtype) else None)
-    labels = {text: place for place, text in enumerate(order)}
-    if set(labels.values()) != set(theirs):
-        raise Refusal(f"the model's labels are {theirs}, those of '{card['target']}' {texts}")
-    often = pd.crosstab(np.ravel(predicted), y.to_numpy()).idxmax(axis=1)
-    if set(often) == set(texts):
-        labels = {text: label for label, text in often.items()}
-    numbered = sorted(zip(labels.values(), labels))
-    words = ", ".join(f"{label} is '{text}'" for label, text in numbered)
-    card["notes"].append(f"the model's labels are numbers: {words}")
-    return {text: labels[text] for text in texts}
+            break
+    else:
+        raise Refusal(f"the model's labels are {theirs}, those of the table {card['classes']}")
+    if cells is numbers:
+        often = pd.crosstab(np.ravel(predicted), y.to_numpy()).idxmax(axis=1)
+        if set(often) == set(y):  # each number has a text of its own that it stands for most often
+            labels = dict(sorted(zip(often, often.index)))
+        words = ", ".join(f"{labels[text]} is '{text}'" for text in sorted(labels, key=labels.get))
+        card["notes"].append(f"the model's labels are numbers: {words}")
+    return labels
 
 
-def describe_given(given, frame: pd.DataFrame, key_of: dict, texts: pd.Series, card: dict):
-    """Return a number, or a category of all texts, where describe_column() would lose something;
-    the reason to leave the column out, if the model does without."""
+def describe_given(ask, frame: pd.DataFrame, key_of: dict, texts: pd.Series, card: dict):
+    """Do what describe_column() does, but lose nothing: else the column is a category of texts."""
     if texts.name not in key_of:
         return "the model doesn't take it"
-    key, found = key_of[texts.name], describe_column(texts, card)
-    is_numeric = is_numeric_dtype(frame[key].dtype)
-    if isinstance(found, str):
-        gaps = frame.assign(**{key: frame[key].where(np.zeros(len(frame), bool))})
-        with suppress(Exception):  # an estimator may raise anything
-            if np.array_equal(given.ask(frame), given.ask(gaps)):
-                return f"{found.partition(';')[0]}, and the model answers the same without it"
-        if found in ("empty", "free text"):
-            raise Refusal(f"the model needs column '{texts.name}', which is {found}")
-    elif found["type"] in ("boolean", "date") and not is_numeric:
-        return found
-    choices = sorted(set(texts) - MISSING)
-    if is_numeric and all(read_number(text, card["decimal"]) is not None for text in choices):
+    key, choices = key_of[texts.name], sorted(set(texts) - MISSING)
+    found, is_number = describe_column(texts, card), is_numeric_dtype(frame[key])
+    with suppress(Exception), warnings.catch_warnings(action="ignore"):
+        if isinstance(found, str) and np.array_equal(ask(frame.drop(columns=key)), ask(frame)):
+            del frame[key]
+            return "the model answers the same without it"
+    if found == "free text" or frame[key].isna().all():
+        raise Refusal(f"the model needs column '{texts.name}', which is free text or empty")
+    if is_number and all(read_number(text, card["decimal"]) is not None for text in choices):
         return {"type": "number"}
+    if not is_number and isinstance(found, dict) and found["type"] == "date":
+        return found
     found = {"type": "category", "choices": choices}
-    with suppress(Exception):  # does it take a text that it has never seen?
-        given.ask(frame.assign(**{key: "another"}))
-        found |= {} if is_numeric else {"open": True}
+    with suppress(Exception), warnings.catch_warnings(action="ignore"):  # does it take any text?
+        ask(frame[:1].assign(**{key: "another"}))
+        found |= {} if is_number else {"open": True}
     return found
 
 
@@ -1187,31 +1103,33 @@ IMPORTANCE_ROWS = 500  # of each fold, drawn at random: enough to rank the featu
 
 def find_models(X: np.ndarray, y: np.ndarray, folds: Folds, card: dict) -> dict[str, BaseEstimator]:
     """Return the given model, or those of build_model(), by name; refuse what can't be saved."""
-    read_frame, given = card.pop("frame"), card.pop("given", None)
+    given = card.pop("given", None)
     if given is not None:
         words, fit = "models like the one that is served", folds[0][0]
         try:
-            if any(isinstance(part, FrozenEstimator) for part in walk(given)):
+            if FrozenEstimator in map(type, given.get_params().values()):
                 raise TypeError("a part of it is frozen")
             clone(given).fit(X[fit], y[fit])
         except Exception as error:  # noqa: BLE001 an estimator may raise anything
             given.estimator = FrozenEstimator(given.estimator_)
             words = "the very model that is served, which may have seen these rows"
-            card["notes"].insert(0, f"the scores are of {words} ({in_one_line(error)})")
+            card["notes"].insert(0, f"the scores are of {words} ({error!r:.300})")
         card["measured"] += f", {words}"
-        steps = getattr(given.estimator_, "steps", [("", given.estimator_)])
-        return {type(steps[-1][1]).__name__: given}
+        return {type(given.estimator_).__name__: given}
     models = build_model(card)
     models = models if isinstance(models, dict) else {type(models).__name__: models}
-    for name, model in models.items():
+    for model in models.values():
         if isinstance(model, DataFrameEstimator):
-            names = {feature["name"]: feature["name"] for feature in card["features"]}
-            model.columns = learn_columns(read_frame(), names, X, card)
-        try:
-            pickle.dumps(model)
-        except Exception as error:  # noqa: BLE001 an estimator may raise anything
-            todo = "write its functions into a module beside train.py, and import them"
-            raise Refusal(f"'{name}' can't be saved ({in_one_line(error)}): {todo}") from None
+            frame = {}
+            for feature, values in zip(card["features"], X.T):
+                frame[feature["name"]] = [decode(feature, value) for value in values]
+            model.learn(pd.DataFrame(frame), X, card)
+            model.labels = {text: text for text in card.get("classes", [])}
+    try:
+        pickle.dumps(models)
+    except Exception as error:  # noqa: BLE001 an estimator may raise anything
+        todo = "write a model's functions into a module beside train.py, and import them"
+        raise Refusal(f"the models can't be saved ({error!r:.300}): {todo}") from None
     return models
 
 
