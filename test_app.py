@@ -490,9 +490,9 @@ def test_train_describes(apis):
     boosting = ("gradient boosting", "slow gradient boosting")
     for name in ("logistic regression", *boosting):
         assert f"\n  {name:23}log loss" in printed
-    # a linear model knows weekdays and codes
+    # a linear model knows weekdays
     card = apis["price"].card
-    assert (card["estimator"], card["metrics"]["r2"] > 0.999) == ("ridge regression", True)
+    assert (card["estimator"], card["metrics"]["r2"] > 0.97) == ("ridge regression", True)
 
 
 def test_train_describes_or_leaves_out(tmp_path):
@@ -562,57 +562,41 @@ def test_train_describes_or_leaves_out(tmp_path):
         assert fit(tmp_path, signs).card["classes"] == classes
 
 
-def test_one_hot(monkeypatch):
-    """Each choice and code has a column of its own, as scikit-learn's encoder makes them: so the
-    middle one of three choices can be the highest. In a gap they are all 0."""
+def test_one_hot():
+    """Each choice has a column of its own: so the middle one of three can be the highest. A gap may
+    tell, too."""
     three = [{"type": "category", "choices": ["a", "b", "c"], "nullable": False}]
-    three[0] |= {"counts": [9] * 3, "missing": 0}
     card = {"task": "regression", "rows": 27}
     ridge = train.build_model(card | {"features": three})["ridge regression"]
     X, y = np.array([[0.0], [1], [2]] * 9), [0, 9, 0] * 9
     assert ridge.fit(X, y).predict(X) == pytest.approx(y, abs=0.1)
-    # a gap may tell, too, but not a few of them
-    gap = {"type": "number", "integer": False, "nullable": True, "counts": [9], "missing": 9}
-    for rows, tells in ((9, True), (900, False)):
-        features = [gap | {"counts": [rows]}]
-        ridge = train.build_model(card | {"features": features})["ridge regression"]
-        found = ridge.fit([[math.nan], [0.5]] * 9, [9, 0] * 9).predict([[math.nan], [0.5]])
-        assert found == pytest.approx([9, 0] if tells else [4.5, 4.5], abs=0.1)
-    features = [{"integer": False, "counts": [1], "missing": 3}, {"choices": ["a", "b"]}]
-    features += [{"integer": True, "minimum": 10**6, "maximum": 10**6 + 2}]
-    n = math.nan
-    X = np.array([[n, 0, 10**6], [n, 1, 10**6 + 1], [n, n, 10**6 + 2], [n, 0, n], [n, 5, 5]])
-    by_hand = [[1, 0, 1, 0, 0], [0, 1, 0, 1, 0], [0, 0, 0, 0, 1], [1, 0, 0, 0, 0], [0] * 5]
-    for most in (20, 19):
-        monkeypatch.setattr(train, "MAX_DENSE", most)
-        one_hot, places = train.make_one_hot(features)
-        assert (set(places), hasattr(one_hot, "categories")) == ({1, 2}, most == 19)
-        found = one_hot.fit(X[:4, places]).transform(X[:, places])
-        assert (found.toarray() if most == 19 else found).tolist() == by_hand
+    features = [{"type": "number", "nullable": True}]
+    ridge = train.build_model(card | {"features": features})["ridge regression"]
+    found = ridge.fit([[math.nan], [0.5]] * 9, [9, 0] * 9).predict([[math.nan], [0.5]])
+    assert found == pytest.approx([9, 0], abs=0.1)
+    two = [*three, {"type": "number", "nullable": False}, three[0] | {"choices": ["d", "e"]}]
+    ridge = train.build_model(card | {"features": two})["ridge regression"]
+    X = np.array([[0, 7, 1], [2, 8, 0], [1, 9, math.nan], [9, 9, 9]])
+    found = ridge[0].fit(X).transform(X)[:, :5]
+    by_hand = [[1, 0, 0, 0, 1], [0, 0, 1, 1, 0], [0, 1, 0, 0, 0], [0] * 5]
+    assert found.tolist() == by_hand
 
 
 def test_train_later_classes():
     """Each class needs rows that all folds learn from, and rows that one of them tests."""
-    days = np.arange(120.0)[:, None]
-    # the day from which a class has no rows, how large the table is said to be, the folds
+    # the day from which a class has no rows, a day's rows, the folds
     for end, rows, measured in (
-        (120, 120, "5 folds, later rows only"), (80, 120, "5 folds, later rows only"),
-        (20, 120, "5 folds, shuffled"), (120, 10**6, "20 rows kept out, later rows only"),
-        (80, 10**6, "24 rows kept out, shuffled"),
+        (120, 1, "5 folds, later rows only"), (80, 1, "5 folds, shuffled"),
+        (120, 500, "10,000 rows kept out, later rows only"),
+        (80, 500, "12,000 rows kept out, shuffled"),
     ):  # fmt: skip
-        y = np.where((days[:, 0] < end) & (days[:, 0] % 2 > 0), "a", "b")
-        feature = {"name": "day", "type": "date"}
-        card = {"rows": rows, "classes": ["a", "b"], "features": [feature], "notes": [], "told": {}}
-        train.make_folds(days, y, None, card)
+        day = np.repeat(np.arange(120.0), rows)
+        y = np.where((day < end) & (day % 2 > 0), "a", "b")
+        X, feature = np.stack([day, np.arange(len(y))], axis=1), {"name": "day", "type": "date"}
+        features = [feature, {"name": "x", "type": "number"}]
+        card = {"classes": ["a", "b"], "features": features, "notes": []}
+        train.make_folds(X, y, None, card)
         assert card["measured"] == measured
-
-
-def test_train_rare_class():
-    """Of a large table rows of each class are learned from."""
-    y = np.where(np.arange(400_000) % 50_000, "a", "b")
-    card = {"rows": len(y), "classes": ["a", "b"], "features": [], "notes": [], "told": {}}
-    [(rows, _)] = train.make_folds(np.arange(400_000)[:, None] / 7, y, None, card)
-    assert (y[rows] == "b").sum() >= 5
 
 
 @pytest.mark.parametrize(("group", "folds"), [
@@ -1015,12 +999,11 @@ def test_train_keeps_the_lower_loss(tmp_path, monkeypatch):
         assert saved.card["baseline"]["root_mean_squared_error"] == pytest.approx(1, rel=0.02)
         assert f"root mean squared error {math.hypot(1, offs[0]):.4g}" in saved.printed
         assert re.search("  no +can't be fitted: When using", saved.printed)
-        assert "no model is better than the dummy" in saved.card["notes"][0]
+        assert "hardly better, if at all, than the dummy" in saved.card["notes"][0]
     # a single one is kept, whatever it is worth
     saved = fit(tmp_path, table, "--task", "regression", build=lambda *_: models[0])
     assert (saved.card["estimator"], saved.model.constant) == ("DummyRegressor", 2.5)
-    # the root of 1.25 to about 1
-    assert re.match(r"1\d\.\d+ % worse than the dummy", saved.card["notes"][0])
+    assert "hardly better, if at all, than the dummy" in saved.card["notes"][0]
     # a later one is better for half of the rows, or in one row alone
     a, spike = 10 * x, np.where(x < 9.7, 0, 30)
     answers = {"a": a, "b": a + spike, "c": a + (x < 5)}
@@ -1033,13 +1016,6 @@ def test_train_keeps_the_lower_loss(tmp_path, monkeypatch):
         options, build = ("--task", "regression"), partial(dict, models)
         saved = fit(tmp_path, csv_of({"x": x, "y": y}), *options, build=lambda _, b=build: b())
         assert saved.card["estimator"] == kept
-    # of a very large table the slow one is left out
-    features = [
-        {"type": "number", "integer": False, "nullable": False, "counts": [9], "missing": 0}
-    ]
-    card = {"task": "regression", "features": features}
-    for rows, slow in ((10**6, True), (10**6 + 1, False)):
-        assert ("slow gradient boosting" in train.build_model(card | {"rows": rows})) == slow
 
 
 def test_train_keeps_a_fit_to_all_rows(apis, tmp_path):
@@ -1111,14 +1087,12 @@ def test_train_measures_on_unseen_rows(name, x, measured, asked, tmp_path):
 
 NOISE = np.random.default_rng(5).normal(size=(3, 100))
 A, B, _ = NOISE
-HALF = np.arange(60) // 2
 
 
 @pytest.mark.parametrize(("columns", "notes"), [
     ({"a": A, "b": B, "y": sum(NOISE)}, []),
     ({"a": A, "b": B, "y": 9 * A + NOISE[2]}, ["'a' tells almost all of it: is it known"]),
-    ({"a": A, "b": B, "y": 3 * A + 2 * B}, ["almost nothing is left to guess, by 'a' and 'b'"]),
-    ({"a": A, "b": B, "y": NOISE[2]}, ["than the dummy: these columns say little"]),
+    ({"a": A, "b": B, "y": NOISE[2]}, ["hardly better, if at all, than the dummy"]),
     ({"a": [f"{i % 9 + 1}/{i % 8 + 1}/2024" for i in range(100)], "b": B, "y": B + NOISE[2]},
      ["' in 'a' is read as a date, month first"]),
     # the order of the rows tells that the day is first, and the months' equal steps that it isn't
@@ -1126,7 +1100,6 @@ HALF = np.arange(60) // 2
      ["in order of time, by 'a'"]),
     ({"a": [f"1/{i % 12 + 1}/{2000 + i // 12}" for i in range(100)], "b": B, "y": B + NOISE[2]},
      ["in order of time, by 'a'"]),
-    ({"x": HALF, "y": HALF + 9 * A[:60]}, ["so that none is measured on one it knows: 30"]),
     ({"x": [1] * 30 + list(range(30)), "y": ["same"] * 30 + ["else"] * 30}, []),
     ({"day": DAYS, "b": B, "y": B + NOISE[2]}, ["the rows are in order of time, by 'day'"]),
     ({"day": DAYS, "y": ["old"] * 40 + ["new"] * 20},  # the first rows lack a class
@@ -1137,7 +1110,7 @@ HALF = np.arange(60) // 2
     ({"time": np.arange(100) ** 2 // 9, "b": B, "y": B + NOISE[2]}, []),
     ({"t": 1.6e9 + 7 * np.arange(100) ** 2, "b": B, "y": B + NOISE[2]}, ["in order of time, by 't'"]),
     ({"Year": 2000 + np.arange(100) // 12, "month": np.arange(100) % 12 + 1, "y": B + NOISE[2]},
-     ["in order of time, by 'year' and 'month'", "dummy"]),
+     ["in order of time, by 'year and month'", "dummy"]),
     ({"a": np.where(np.arange(100) % 20, A, -999), "b": B, "y": sum(NOISE)},
      ["-999 in 'a' comes 5 times, far from all others: is it a gap?"]),
     ({"a": A, "b": B, "y": np.where(np.arange(100) < 99, A + B, 5e4)},

@@ -45,12 +45,12 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.frozen import FrozenEstimator
-from sklearn.impute import MissingIndicator, SimpleImputer
+from sklearn.impute import SimpleImputer
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import KFold, StratifiedKFold, TimeSeriesSplit
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
 from sklearn.utils import get_tags
 
 MODEL_PATH = Path(os.environ.get("MODEL_PATH") or "model.joblib")
@@ -72,7 +72,7 @@ def main() -> None:
     card["uncertainty"] = measure_uncertainty(answers, y[tested], y, card)
     if len(card.get("classes", [])) == 2:
         card["cutoffs"] = measure_cutoffs(answers, y[tested], card)
-    card["examples"] = pick_examples(answers, X[tested], y[tested], card)
+    card["examples"] = pick_examples(X, y, card)
     note_results(answers, y[tested], card)
 
     # fit the best to all rows, unless it was given, and save it with its card
@@ -916,189 +916,116 @@ def describe_given(ask, frame: pd.DataFrame, key_of: dict, texts: pd.Series, car
 
 # the models
 
-GAP_ROWS = 30  # a gap in fewer rows, and in few of all, teaches nothing
-MAX_CODES = 12  # whole numbers in so small a range: a choice, too
-MAX_DENSE = 10_000_000  # cells of choices, one-hot: more would take too much memory
 LARGE_WORK = 50_000  # rows times classes: beyond, one fold is enough, and so many rows to fit to
-SLOW_WORK = 1_000_000  # rows times classes: beyond, the slow candidate is left out
 
 
 def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
-    """Return the estimators to compare by name, the quickest first, or just one: replace it.
-
-    They are fitted to what encode() makes of card["features"]: columns by position, gaps NaN. A
-    classifier needs predict_proba.
-    """
+    """Return the estimators to compare by name, the quickest first, or just one: replace it. They
+    are fitted to what encode() returns; a classifier needs predict_proba."""
     features, classes = card["features"], len(card.get("classes", ["one"]))
-    kinds = np.array([feature["type"] for feature in features])
-    dates, quantities = np.flatnonzero(kinds == "date"), np.flatnonzero(kinds != "category")
-
-    # a linear model wants gaps filled, numbers in the range that it learned from, choices one-hot
-    inputs = [MinMaxScaler(clip=True), StandardScaler()]
-    if any(features[place]["nullable"] for place in quantities):
-        inputs.insert(0, SimpleImputer(strategy="median"))
-    inputs = make_pipeline(*inputs)
-    gaps = [place for place in quantities if has_telling_gaps(features[place])]
-    one_hot, choices = make_one_hot(features)
-    if choices or gaps or len(dates):
-        inputs = make_column_transformer(
-            (inputs, quantities),
-            (MissingIndicator(features="all"), gaps),
-            (FunctionTransformer(calendar_waves), dates),
-            (one_hot, choices),
-        )
     name, linear = "logistic regression", LogisticRegression(max_iter=max(100, 2000 // classes))
     Boosting = HistGradientBoostingClassifier
     if card["task"] == "regression":
         name, linear = "ridge regression", RidgeCV(np.logspace(-2, 4, 13))
         Boosting = HistGradientBoostingRegressor
-    models = {name: make_pipeline(inputs, linear)}
+
+    # a linear model wants numbers in the range that it learned from, gaps filled, choices one-hot
+    gaps = SimpleImputer(strategy="median", add_indicator=True)
+    inputs = make_pipeline(MinMaxScaler(clip=True), StandardScaler(), gaps)
+    sizes = [len(feature.get("choices", [])) for feature in features]
+    if 0 < card["rows"] * sum(sizes) <= 20_000_000:  # more cells would take too much memory
+        # OneHotEncoder takes 0.1 ms a feature, also for one row; numpy's function does the same
+        places = np.concatenate([np.arange(size) for size in sizes])
+        one_hot = FunctionTransformer(partial(np.equal, places))
+        chosen = np.repeat(np.arange(len(sizes)), sizes)
+        inputs = make_column_transformer((one_hot, chosen), remainder=inputs)
 
     # boosting takes gaps as they are; the quick one the places of choices as numbers, the slow one
     # as what they are, for 1 to 2 ms a call; each round fits a tree for each class
-    quick = {"max_leaf_nodes": 15, "learning_rate": 0.13, "early_stopping": False}
-    slow = {"learning_rate": 0.06, "n_iter_no_change": 20}
-    slow["early_stopping"] = card["rows"] > 20 * classes  # by a tenth of them, of each class
-    several = [len(feature.get("choices", [])) > 2 for feature in features]
-    slow["categorical_features"] = np.flatnonzero(several)
-    candidates = [("gradient boosting", 75, quick)]
-    if card["rows"] * classes <= SLOW_WORK:
-        candidates.append(("slow gradient boosting", 400, slow))
-    parts = (FunctionTransformer(calendar_parts), dates)
-    columns = make_column_transformer(("passthrough", np.arange(len(features))), parts)
-    for name, rounds, options in candidates:
-        rounds = min(rounds, max(10, 2000 // classes))
-        model = Boosting(max_iter=rounds, random_state=0, **options)
-        models[name] = make_pipeline(columns, model) if len(dates) else model
+    rounds = max(10, 2000 // classes)
+    quick = {"max_iter": min(75, rounds), "learning_rate": 0.13, "max_leaf_nodes": 15}
+    slow = {"max_iter": min(400, rounds), "learning_rate": 0.06, "early_stopping": True}
+    slow |= {"n_iter_no_change": 20, "categorical_features": np.flatnonzero(np.array(sizes) > 2)}
+    models = {name: make_pipeline(inputs, linear)}
+    models["gradient boosting"] = Boosting(random_state=0, early_stopping=False, **quick)
+    models["slow gradient boosting"] = Boosting(random_state=0, **slow)
+    dates = [place for place, feature in enumerate(features) if feature["type"] == "date"]
+    if dates:
+        calendar = FunctionTransformer(partial(add_calendar, dates=dates))
+        models = {name: make_pipeline(calendar, model) for name, model in models.items()}
     return models
 
 
-def has_telling_gaps(feature: dict) -> bool:
-    """Return whether enough rows have a gap there to learn what it means."""
-    rows = sum(feature["counts"]) + feature["missing"]
-    return feature["missing"] > min(GAP_ROWS, 0.05 * rows)
-
-
-def make_one_hot(features: list[dict]) -> tuple[BaseEstimator, list[int]]:
-    """Return what gives each choice, and each of a few whole numbers (they are often codes), a
-    column of 0 and 1, and the columns that it takes: a feature's once for each of its values."""
-    values, columns, codes = {}, [], []
-    for place, feature in enumerate(features):
-        if "choices" in feature:
-            values[place] = list(range(len(feature["choices"])))
-        elif feature.get("integer") and feature["maximum"] - feature["minimum"] < MAX_CODES:
-            values[place] = list(range(feature["minimum"], feature["maximum"] + 1))
-        codes += values.get(place, [])
-        columns += [place] * len(values.get(place, []))
-    rows = sum(features[0]["counts"]) + features[0]["missing"]
-    if rows * len(columns) > MAX_DENSE:
-        return OneHotEncoder(categories=[*values.values()], handle_unknown="ignore"), [*values]
-    # OneHotEncoder takes 0.1 ms a feature, also for one row; numpy's function does the same
-    return FunctionTransformer(partial(np.equal, np.array(codes))), columns
-
-
-def calendar_parts(days: np.ndarray) -> np.ndarray:
-    """Return of dates the place in the year, the day of the week and the time of day: for trees."""
-    return np.hstack([days % 365.2425, (days + 3) // 1 % 7, days % 1])
-
-
-def calendar_waves(days: np.ndarray) -> np.ndarray:
-    """Return the same for a linear model: waves through year and day, a column a weekday."""
-    year, week, day = np.split(calendar_parts(days), 3, axis=1)
+def add_calendar(X: np.ndarray, dates: list[int]) -> np.ndarray:
+    """Add the dates' place in the year and time of day, also as waves, and the day of the week."""
+    days = X[:, dates]
+    year, week, day = days % 365.2425, (days + 3) // 1 % 7, days % 1
     turns = 2 * np.pi * np.hstack([year / 365.2425, day])
     weekdays = [week == number for number in range(7)]
-    return np.nan_to_num(np.hstack([np.sin(turns), np.cos(turns), *weekdays]))
+    return np.hstack([X, year, week, day, np.sin(turns), np.cos(turns), *weekdays])
 
 
 # which rows they are fitted to, and which they are tested on
 
 DISORDER = 0.001  # the share of steps back that a table in order of time may have
 Folds = list[tuple[np.ndarray, np.ndarray]]  # rows to fit to, and rows to test on
-MAX_REPEATS = 10  # of one row; more are no accident, but all the combinations there are
 
 
 def make_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dict) -> Folds:
-    """Return pairs of rows to fit to and rows to test on; of a large table one is enough."""
-    classes = card.get("classes", [])
-    is_large = card["rows"] * max(1, len(classes)) > LARGE_WORK
-    order = find_order(X, card) if groups is None else None
-    folds = []
-    if order is not None:
-        folds = [(order[fit], order[test]) for fit, test in TimeSeriesSplit(FOLDS).split(X)]
-        folds = folds[-1:] if is_large else folds
-        # each class needs rows that all folds learn from, and rows that one tests
-        tested = np.concatenate([test for _, test in folds])
-        if min(len(set(y[folds[0][0]])), len(set(y[tested]))) < len(classes):
-            card["notes"].append("but not every class has early and late rows: measured on any")
-            folds = []
-    words = "later rows only"
+    """Return pairs of rows to fit to and rows to test on; of a large table one is enough. Rows of a
+    group, or equal in all features, stay together."""
+    folds, words = later_folds(X, y, card) if groups is None else [], "later rows only"
+    classes, together = card.get("classes", []), pd.DataFrame(X)
     if not folds:
-        words = "shuffled" if groups is None else f"by whole groups of '{groups.name}'"
-        folds = shuffled_folds(X, y, groups, card)
+        words, Split = "shuffled", StratifiedKFold if classes else KFold
+        if groups is not None:
+            words, Split, together = f"by whole groups of '{groups.name}'", KFold, groups
+        keys = pd.factorize(pd.util.hash_pandas_object(together, index=False))[0]
+        first = np.unique(keys, return_index=True)[1]  # the first row of each
+        is_rare = any((y[first] == label).sum() < FOLDS for label in classes)
+        if groups is None and (is_rare or len(first) < max(2 * FOLDS, len(y) / 10)):
+            keys = first = np.arange(len(y))  # note: of so few combinations, new rows are old ones
+        if len(first) == 1:
+            raise Refusal(f"'{groups.name}' has one value: --group needs two or more")
+        split = Split(min(FOLDS, len(first)), shuffle=True, random_state=0)
+        for _, test in split.split(first, y[first]):
+            is_test = np.isin(keys, test)
+            folds.append((np.flatnonzero(~is_test), np.flatnonzero(is_test)))
     card["measured"] = f"{len(folds)} folds, {words}"
-    if is_large:
+    if len(y) * max(1, len(classes)) > LARGE_WORK:
         fit, test = folds[-1]
-        some = np.random.default_rng(0).permutation(fit)[:LARGE_WORK]
-        for label in classes:  # also rows of a rare one
-            some = np.union1d(some, fit[y[fit] == label][:FOLDS])
-        folds, card["measured"] = [(some, test)], f"{len(test):,} rows kept out, {words}"
+        folds = [(np.random.default_rng(0).permutation(fit)[:LARGE_WORK], test)]
+        card["measured"] = f"{len(test):,} rows kept out, {words}"
     print(f"\nmeasured on {card['measured']}")
     return folds
 
 
-def find_order(X: np.ndarray, card: dict) -> np.ndarray | None:
-    """Return the rows by their time, if the table is in its order or the reverse: a date, seconds
-    since 1970, a number called a time in equal steps (a name alone is no proof), or a year and a
-    month, and perhaps a day, in columns of their own."""
-    named = {feature["name"].lower(): column for feature, column in zip(card["features"], X.T)}
+def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
+    """Return folds by time, if the table is in its order or the reverse: by a year and a month in
+    columns of their own, a date, seconds since 1970, or a number called a time in equal steps."""
+    features, columns, classes = [*card["features"]], [*X.T], len(card.get("classes", []))
+    named = dict(zip([feature["name"].lower() for feature in features], columns))
     if "year" in named and "month" in named:
-        days = 372 * named["year"] + 31 * named["month"] + named.get("day", 0)
-        if is_in_order(days):
-            card["notes"].append("the rows are in order of time, by 'year' and 'month'")
-            return np.argsort(days, kind="stable")
-    for feature, column in zip(card["features"], X.T):
-        if not is_in_order(column):
-            continue
+        features.insert(0, {"name": "year and month", "type": "date"})
+        columns.insert(0, 372 * named["year"] + 31 * named["month"] + named.get("day", 0))
+    for feature, column in zip(features, columns):
         steps = np.diff(column)
         steps = steps[steps != 0]
-        is_even = TIME.search(feature["name"]) and np.allclose(steps, steps[0])
+        is_even = TIME.search(feature["name"]) and np.allclose(steps, steps[:1])
         is_epoch = 5e8 < np.nanmin(column) and np.nanmax(column) < 3e9
-        if feature["type"] == "date" or is_even or is_epoch:
+        if is_in_order(column) and (feature["type"] == "date" or is_even or is_epoch):
             card["notes"].append(f"the rows are in order of time, by '{feature['name']}'")
-            return np.argsort(column, kind="stable")
-    return None
-
-
-def shuffled_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dict) -> Folds:
-    """Return folds of any rows; those of a group, or equal in all features, are in one fold."""
-    keys = groups
-    if groups is None:
-        keys = pd.util.hash_pandas_object(pd.DataFrame(X), index=False)
-    keys = pd.factorize(keys)[0]
-    first = np.unique(keys, return_index=True)[1]  # the first row of each
-    Split, n_folds = StratifiedKFold if "classes" in card else KFold, FOLDS
-    is_few = len(first) < max(2 * FOLDS, len(y) / MAX_REPEATS)
-    is_rare = any((y[first] == label).sum() < FOLDS for label in card.get("classes", []))
-    if groups is not None:
-        Split, n_folds = KFold, min(FOLDS, len(first))
-        if n_folds < 2:
-            raise Refusal(f"'{groups.name}' has one value: --group needs two or more")
-    elif is_few or is_rare:  # note: of a few combinations, as of three choices, new rows are old
-        keys = first = np.arange(len(y))
-    elif len(first) < len(y):
-        words = "rows that equal others stay in one fold, so that none is measured on one it knows"
-        card["notes"].append(f"{words}: {len(y) - len(first):,}")
-
-    # split the different rows, and let the others go where theirs goes
-    split = Split(n_folds, shuffle=True, random_state=0).split(first, y[first])
-    tests = [np.isin(keys, keys[first[test]]) for _, test in split]
-    return [(np.flatnonzero(~test), np.flatnonzero(test)) for test in tests]
+            order, part = np.argsort(column, kind="stable"), len(y) // (FOLDS + 1)
+            early, late = set(y[order[:part]]), set(y[order[-part:]])
+            if len(early) >= classes and len(late) >= min(2, classes):
+                split = TimeSeriesSplit(FOLDS).split(X)
+                return [(order[fit], order[test]) for fit, test in split]
+            card["notes"].append("but not every class has early and late rows: measured on any")
+            break
+    return []
 
 
 # how good they are
-
-LUCK = 1.5  # standard errors of a gain
-IMPORTANCE_ROWS = 500  # of each fold, drawn at random: enough to rank the features
 
 
 def find_models(X: np.ndarray, y: np.ndarray, folds: Folds, card: dict) -> dict[str, BaseEstimator]:
@@ -1134,18 +1061,10 @@ def find_models(X: np.ndarray, y: np.ndarray, folds: Folds, card: dict) -> dict[
 
 
 def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict) -> tuple:
-    """Return the best model; its clones, one fitted to each fold; and their answers for the rows
-    that they have not seen, fold after fold. Scores come on the card.
-
-    Where no model is better than the dummy, which ignores the features, the dummy is served: it is
-    at least honest. A later model, which is slower, has to be better than the one before by more
-    than luck: a gain in one row or two proves nothing. A single one is kept, whatever it is worth.
-    """
-    dummy, method = DummyRegressor(), "predict"
-    if "classes" in card:
-        dummy, method = DummyClassifier(), "predict_proba"
-    truth = np.concatenate([y[test] for _, test in folds])
-    best, least = None, None
+    """Return the best model, or the dummy if none is better; clones of it, each fitted to a fold;
+    and their answers for the rows that they have not seen. Scores come on the card."""
+    dummy = DummyClassifier() if "classes" in card else DummyRegressor()
+    truth, best, least = np.concatenate([y[test] for _, test in folds]), (), np.inf
     for name, model in {"dummy": dummy, **models}.items():
         print(f"  {name:23}", end="", flush=True)
         started, clones, answers = time.perf_counter(), [], []
@@ -1154,24 +1073,21 @@ def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
                 rows = X[fit]
                 rows[:, np.isnan(rows).all(axis=0)] = 0.0  # boosting takes no column of NaN alone
                 clones.append(clone(model).fit(rows, y[fit]))
-                answers.append(getattr(clones[-1], method)(X[test]))
-            answers = np.concatenate(answers).astype(float).squeeze()  # some have a column
-            if "classes" in card:  # of float32, the sum may be a little off
-                answers /= answers.sum(axis=1, keepdims=True)
-            scores = score(truth, answers, card)
+                answers.append(ask(clones[-1], X[test], card))
+            answers = np.concatenate(answers)
+            scores, losses = score(truth, answers, card), losses_of(truth, answers, card)
         except (ValueError, AttributeError, TypeError) as error:  # such as no predict_proba
             print(f"can't be fitted: {error}")
             continue
         text = "   ".join(f"{key.replace('_', ' ')} {show(value)}" for key, value in scores.items())
         print(f"{text}   ({time.perf_counter() - started:.1f} s)", flush=True)
-        losses = losses_of(truth, answers, card)
         if name == "dummy":
             card["baseline"] = scores
-        if name != "dummy" and len(models) > 1:
-            gains, luck = least - losses, LUCK
-            if best[0] is dummy:
-                luck = 0
-            if gains.mean() <= luck * gains.std() / math.sqrt(len(gains)):
+        elif len(models) > 1:
+            # a later model, which is slower, has to be better by more than luck
+            gains = least - losses
+            luck = 1.5 * gains.std() / math.sqrt(len(gains))  # standard errors
+            if gains.mean() <= (0 if best[0] is dummy else luck):
                 continue
         best, least = (model, clones, answers), losses
         card |= {"estimator": name, "metrics": scores}
@@ -1180,77 +1096,82 @@ def compare(models: dict, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict
     return best
 
 
+def ask(model: BaseEstimator, X: np.ndarray, card: dict) -> np.ndarray:
+    """Return predictions, or the probabilities of the card's classes."""
+    if "classes" not in card:
+        return np.asarray(model.predict(X), float).ravel()  # some have a column
+    # a class may be in none of the rows that it has seen; of float32, the sum may be a little off
+    answers = np.zeros((len(X), len(card["classes"])))
+    answers[:, np.searchsorted(card["classes"], model.classes_)] = model.predict_proba(X)
+    return answers / answers.sum(axis=1, keepdims=True)
+
+
 def losses_of(y: np.ndarray, answers: np.ndarray, card: dict) -> np.ndarray:
-    """Return each row's loss: the squared error, or minus the logarithm of its label's share."""
+    """Return each row's squared error, or minus the logarithm of its label's probability."""
     if "classes" not in card:
         return (y - answers) ** 2
-    shares = answers[np.arange(len(y)), np.searchsorted(card["classes"], y)]
-    return -np.log(shares.clip(1e-15))
+    own = answers[np.arange(len(y)), np.searchsorted(card["classes"], y)]
+    return -np.log(own.clip(1e-15))
 
 
 def score(y: np.ndarray, answers: np.ndarray, card: dict) -> dict[str, float]:
     """Return scores by scikit-learn's names, first the loss, in which the models compete."""
     if "classes" not in card:
-        return {
-            "root_mean_squared_error": metrics.root_mean_squared_error(y, answers),
-            "mean_absolute_error": metrics.mean_absolute_error(y, answers),
-            "r2": metrics.r2_score(y, answers),
-        }
+        scores = {"root_mean_squared_error": metrics.root_mean_squared_error(y, answers)}
+        scores["mean_absolute_error"] = metrics.mean_absolute_error(y, answers)
+        scores["r2"] = metrics.r2_score(y, answers)
+        return scores
     scores = {"log_loss": metrics.log_loss(y, answers, labels=card["classes"])}
     labels = np.array(card["classes"])[answers.argmax(axis=1)]
     scores["accuracy"] = metrics.accuracy_score(y, labels)
     scores["balanced_accuracy"] = metrics.balanced_accuracy_score(y, labels)
-    if len(card["classes"]) == 2:
+    if len(card["classes"]) == 2 == len(set(y)):
         scores["roc_auc"] = metrics.roc_auc_score(y, answers[:, 1])
     return scores
 
 
 def measure_importance(clones: list, X: np.ndarray, y: np.ndarray, folds: Folds, card: dict):
     """Return how much shuffling each feature worsens the loss on unseen rows, largest first."""
-    loss = "neg_root_mean_squared_error"
-    if "classes" in card:
-        options = {"response_method": "predict_proba", "labels": card["classes"]}
-        loss = metrics.make_scorer(metrics.log_loss, greater_is_better=False, **options)
+
+    def loss(model: BaseEstimator, X: np.ndarray, y: np.ndarray) -> float:
+        mean = losses_of(y, ask(model, X, card), card).mean()
+        return -mean if "classes" in card else -math.sqrt(mean)
+
     options = {"scoring": loss, "n_repeats": FOLDS // len(folds), "random_state": 0}
-    means = []
+    costs = 0.0
     for model, (_, test) in zip(clones, folds):
-        rows = np.random.default_rng(0).permutation(test)[:IMPORTANCE_ROWS]
+        rows = np.random.default_rng(0).permutation(test)[:500]  # enough to rank the features
         found = permutation_importance(model, X[rows], y[rows], **options)
-        means.append(found.importances_mean)
-    mean = pd.Series(np.mean(means, axis=0), [feature["name"] for feature in card["features"]])
-    return mean.sort_values(ascending=False, kind="stable").to_dict()
+        costs += found.importances_mean / len(folds)
+    names = [feature["name"] for feature in card["features"]]
+    return pd.Series(costs, names).sort_values(ascending=False, kind="stable").to_dict()
 
 
 # how sure an answer is, from answers for rows that the models had not seen
 
 COVERAGE = 0.9  # the share of truths that intervals and sets of likely labels hold
-BANDS, BAND_ROWS = 5, 50  # of a regression's predictions, each with errors of its own
 
 
 def measure_uncertainty(answers: np.ndarray, truth: np.ndarray, y: np.ndarray, card: dict) -> dict:
     """Return the error that COVERAGE of the rows of each class, or band of the prediction, stay
     within (Mondrian: Angelopoulos and Bates, "A Gentle Introduction to Conformal Prediction", 2021).
-
-    The models are like the one that is served, but fitted to fewer rows: so it is neither split
-    conformal prediction nor CV+, whose guarantees are exact.
-    """
+    No exact guarantee: the models are like the one that is served, but fitted to fewer rows."""
     if "classes" in card:
         groups, group = len(card["classes"]), np.searchsorted(card["classes"], truth)
         errors, most = 1 - answers[np.arange(len(truth)), group], 1.0
     else:
-        bands = max(1, min(BANDS, len(truth) // BAND_ROWS))
-        edges = np.unique(np.quantile(answers, np.linspace(0, 1, bands + 1)[1:-1])).tolist()
+        bands = max(1, min(5, len(truth) // 50))  # each with errors of its own
+        edges = np.unique(np.quantile(answers, np.linspace(0, 1, bands + 1)[1:-1]))
         group, errors = np.searchsorted(edges, answers, side="right"), np.abs(truth - answers)
-        groups, most = len(edges) + 1, float(errors.max())
-    widths = []
+        groups, most = len(edges) + 1, errors.max()
+    widths = np.zeros(groups)
     for place in range(groups):
-        own = np.sort(errors[group == place])
-        rank = math.ceil((len(own) + 1) * COVERAGE)
-        widths.append(float(own[rank - 1]) if rank <= len(own) else most)  # too few rows to say
+        own = np.sort([*errors[group == place], most])  # where the rows are too few, it is the most
+        widths[place] = own[math.ceil(len(own) * COVERAGE) - 1]
     if "classes" in card:  # a label is likely from this probability on
-        return {"coverage": COVERAGE, "thresholds": [1 - width for width in widths]}
+        return {"coverage": COVERAGE, "thresholds": (1 - widths).tolist()}
     ends = {"minimum": float(y.min()), "maximum": float(y.max())}  # an interval keeps their sign
-    return {"coverage": COVERAGE, "edges": edges, "widths": widths, **ends}
+    return {"coverage": COVERAGE, "edges": edges.tolist(), "widths": widths.tolist(), **ends}
 
 
 def measure_cutoffs(answers: np.ndarray, truth: np.ndarray, card: dict) -> dict:
@@ -1271,25 +1192,17 @@ def note_results(answers: np.ndarray, truth: np.ndarray, card: dict) -> None:
     """Note what is too good to be true, or no good."""
     loss, notes = next(iter(card["metrics"])), card["notes"]
     left = card["metrics"][loss] / (card["baseline"][loss] or 1.0)
-    names = [f"'{name}'" for name in card["importance"]]
-    gains = np.maximum(list(card["importance"].values()), 0.0)
-    question = f"is it known before '{card['target']}' is? --drop leaves a column out"
-    if card["estimator"] == "dummy":
-        notes.insert(
-            0, "no model is better than the dummy, which ignores all columns: it is served"
-        )
-    elif left > 0.99:
-        word = "hardly better" if left <= 1 else f"{show(100 * left - 100)} % worse"
-        notes.insert(0, f"{word} than the dummy: these columns say little")
-    elif left < 0.5 and len(gains) > 1 and gains[0] > 0.9 * gains.sum():
-        notes.append(f"{names[0]} tells almost all of it: {question}")
-    elif left < 0.03:
-        notes.append(f"almost nothing is left to guess, by {' and '.join(names[:2])}: {question}")
+    names, gains = zip(*card["importance"].items())
+    if left > 0.99:
+        notes.insert(0, "hardly better, if at all, than the dummy, which ignores all columns")
+    elif left < 0.5 and len(gains) > 1 and gains[0] > 0.9 * np.maximum(gains, 0).sum():
+        words = f"is it known before '{card['target']}' is? --drop leaves a column out"
+        notes.append(f"'{names[0]}' tells almost all of it: {words}")
     losses = losses_of(truth, answers, card)
     worst = losses.argmax()
     if "classes" not in card and losses[worst] > 0.5 * losses.sum():
         words = f"{show(truth[worst])} where about {show(answers[worst])} was expected"
-        notes.append(f"one row alone, {words}, makes over half of the squared error: is it right?")
+        notes.append(f"one row alone, {words}, makes over half of all error: is it right?")
 
 
 def load_before() -> dict | None:
@@ -1301,17 +1214,14 @@ def load_before() -> dict | None:
 
 def told_before(before: dict | None, table: pd.DataFrame, told: dict) -> dict:
     """Return the options of the model that will be replaced, if it is one of this table."""
-    old = before["card"] if before else {"target": None, "features": []}
-    same = [feature["name"] in table for feature in old["features"]]
-    is_same = old["target"] in table and told.get("target") in (None, old["target"])
-    if not is_same or sum(same) <= len(same) / 2:
-        return {}
+    old = before["card"] if before else {"target": None, "features": [], "told": {}}
+    known = [feature["name"] for feature in old["features"] if feature["name"] in table]
     again = {key: value for key, value in old["told"].items() if key not in told}
-    if again.get("group") not in table:
-        again.pop("group", None)
+    is_same = old["target"] in table and told.get("target") in (None, old["target"])
+    if not is_same or 2 * len(known) <= len(old["features"]):
+        return {}
     for key, value in again.items():
-        words = ",".join(value) if key == "drop" else value
-        print(f"as the last time: --{key} {words}")
+        print(f"as the last time: --{key}", ",".join(value) if key == "drop" else value)
     return again
 
 
@@ -1321,17 +1231,14 @@ def say_before(before: dict, y: np.ndarray, card: dict) -> None:
     if old["target"] != card["target"] or loss not in old["metrics"]:
         print(f"it replaces a model of something else: '{old['title']}'")
         return
-    then, now = show(old["metrics"][loss]), show(card["metrics"][loss])
-    name = f"{old['estimator']}, of {old['rows']:,} rows, {old['trained']}"
-    print(f"before: {name}: {loss.replace('_', ' ')} {then}; now {now}")
-    if old.get("classes") == card.get("classes"):
-        method = "predict_proba" if "classes" in card else "predict"
-        with suppress(ValueError):  # it may take no gap, where now there are some
-            answers = np.asarray(getattr(before["model"], method)(before["X"]), float).squeeze()
-            found = show(score(y, answers, card)[loss])
-            print(f"  {found} on these rows, of which it may know some")
-    names = [{feature["name"] for feature in each["features"]} for each in (old, card)]
-    for word, changed in (("new", names[1] - names[0]), ("gone", names[0] - names[1])):
+    print(f"before: {old['estimator']}, of {old['rows']:,} rows, {old['trained']}")
+    print(f"  {loss} {show(old['metrics'][loss])}; now {show(card['metrics'][loss])}")
+    with suppress(Exception):  # it may take no gap, where now there are some
+        if old.get("classes") == card.get("classes"):
+            found = score(y, ask(before["model"], before["X"], card), card)[loss]
+            print(f"  {show(found)} on these rows, of which it may know some")
+    names, olds = ({feature["name"] for feature in each["features"]} for each in (card, old))
+    for word, changed in (("new", names - olds), ("gone", olds - names)):
         if changed:
             print(f"  {word}: {', '.join(sorted(changed))}")
 
@@ -1339,23 +1246,18 @@ def say_before(before: dict, y: np.ndarray, card: dict) -> None:
 # what is saved
 
 
-def pick_examples(answers: np.ndarray, X: np.ndarray, y: np.ndarray, card: dict) -> list[dict]:
-    """Return up to five real rows as JSON has them, those with the most usual values that are
-    answered well: of each class, the largest first; or of low to high, the middle first."""
-    losses, table = losses_of(y, answers, card), pd.DataFrame(X)
+def pick_examples(X: np.ndarray, y: np.ndarray, card: dict) -> list[dict]:
+    """Return up to five real rows as JSON has them, those nearest to the middle of their class, the
+    largest class first; or of the rows of low, middling and high targets, the middle first."""
+    parts = np.array_split(y.argsort(kind="stable"), min(5, len(y)))
+    parts.insert(0, parts.pop(len(parts) // 2))
     if "classes" in card:
         parts = [np.flatnonzero(y == label) for label in pd.Series(y).value_counts().index[:5]]
-    else:
-        parts = np.array_split(y.argsort(kind="stable"), min(5, len(y)))
-        parts.insert(0, parts.pop(len(parts) // 2))
-    far = ((table - table.median()).abs() / table.std(ddof=0)).clip(upper=2).fillna(2)
-    for place, feature in enumerate(card["features"]):
-        if "minimum" not in feature:
-            far[place] = (table[place] != table[place].mode().get(0)).astype(float)
     examples = []
     for part in parts:
-        good = part[losses[part] <= np.median(losses[part])]
-        row = good[far.to_numpy()[good].sum(axis=1).argmin()]
+        table = pd.DataFrame(X[part], part)
+        far = ((table - table.median()).abs() / np.nanstd(X, axis=0)).clip(upper=2).fillna(2)
+        row = far.sum(axis=1).idxmin()
         values = {f["name"]: decode(f, value) for f, value in zip(card["features"], X[row])}
         examples.append({"features": values, "target": y[row].item()})
     return examples
@@ -1363,26 +1265,23 @@ def pick_examples(answers: np.ndarray, X: np.ndarray, y: np.ndarray, card: dict)
 
 def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
     """Write model.joblib under another name, then rename it; return the file's SHA-256."""
-    by_probability = True
-    if "classes" in card:
-        between = np.random.default_rng(0).permuted(X, axis=0)  # rows as the table might have them
-        for rows in (X, between):
-            most_probable = model.classes_[model.predict_proba(rows).argmax(axis=1)]
-            by_probability &= bool((model.predict(rows) == most_probable).all())
-    features, low, high = card["features"], np.nanmin(X, axis=0), np.nanmax(X, axis=0)
-    for place, feature in enumerate(features):
-        if "minimum" not in feature:  # of choices only an open category has a range, their places
-            last = len(feature["counts"]) - 2
-            low[place], high[place] = (0, last) if "open" in feature else (math.nan, math.nan)
+    by_probability, random = True, np.random.default_rng(0)
+    if "classes" in card:  # also of rows as the table might have them
+        rows = np.vstack([X[:LARGE_WORK], random.permuted(X, axis=0)[:LARGE_WORK]])
+        likely = model.classes_[model.predict_proba(rows).argmax(axis=1)]
+        by_probability = bool((np.ravel(model.predict(rows)) == likely).all())
+    high = np.nanmax(X, axis=0)
+    for place, feature in enumerate(card["features"]):
+        if "open" in feature:  # another text is as good as unseen
+            high[place] = len(feature["choices"]) - 1
     artifact = {
         "model": model,
         "card": card,
-        "background": np.random.default_rng(0).permutation(X)[:100],  # to explain an answer by
+        "background": random.permutation(X)[:100],  # to explain an answer by
         "by_probability": by_probability,  # the predicted label is always the most probable one
-        "low": low,
+        "low": np.nanmin(X, axis=0),
         "high": high,
-        # where a gap is as good as unseen
-        "rarely_missing": np.array([f["nullable"] and not has_telling_gaps(f) for f in features]),
+        "rarely_missing": np.isnan(X).sum(axis=0) <= min(30, 0.05 * len(X)),  # as good as unseen
     }
     new = MODEL_PATH.with_name(f".{MODEL_PATH.name}.{os.getpid()}")
     try:
@@ -1391,8 +1290,6 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
     except OSError as error:
         words = f"'{MODEL_PATH}' can't be written ({error.strerror}): set MODEL_PATH"
         raise Refusal(words) from None
-    finally:
-        new.unlink(missing_ok=True)
     return hashlib.sha256(MODEL_PATH.read_bytes()).hexdigest()
 
 
