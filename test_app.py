@@ -577,7 +577,7 @@ def test_one_hot():
     two = [*three, {"type": "number", "nullable": False}, three[0] | {"choices": ["d", "e"]}]
     ridge = train.build_model(card | {"features": two})["ridge regression"]
     X = np.array([[0, 7, 1], [2, 8, 0], [1, 9, math.nan], [9, 9, 9]])
-    found = ridge[0].fit(X).transform(X)[:, :5]
+    found = ridge[0].fit(X).transform(X)[:, 1:]
     by_hand = [[1, 0, 0, 0, 1], [0, 0, 1, 1, 0], [0, 1, 0, 0, 0], [0] * 5]
     assert found.tolist() == by_hand
 
@@ -617,6 +617,10 @@ def test_train_groups(group, folds, tmp_path):
         assert len(fitted) == 60 or not known & set(X[:, 0] // 1)
     with pytest.raises(SystemExit):
         fit(tmp_path, csv_of({"x": x, "site": ["one"] * 60, "y": x}), *options)
+    # a class of one group alone is never known where it is tested
+    labels = np.where(x < x.min() + 1, "rare", np.where(np.arange(60) % 2, "a", "b"))
+    saved = fit(tmp_path, csv_of({"x": x, "site": group, "y": labels}), "--group", "site")
+    assert saved.card["metrics"]["log_loss"] > 1
 
 
 def test_train_before(tmp_path):

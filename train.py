@@ -50,7 +50,7 @@ from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import KFold, StratifiedKFold, TimeSeriesSplit
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, OneHotEncoder, StandardScaler
 from sklearn.utils import get_tags
 
 MODEL_PATH = Path(os.environ.get("MODEL_PATH") or "model.joblib")
@@ -70,7 +70,7 @@ def main() -> None:
     card["importance"] = measure_importance(clones, X, y, folds, card)
     tested = np.concatenate([test for _, test in folds])
     card["uncertainty"] = measure_uncertainty(answers, y[tested], y, card)
-    if len(card.get("classes", [])) == 2:
+    if len(card.get("classes", [])) == 2 == len(set(y[tested])):
         card["cutoffs"] = measure_cutoffs(answers, y[tested], card)
     card["examples"] = pick_examples(X, y, card)
     note_results(answers, y[tested], card)
@@ -932,37 +932,44 @@ def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
     # a linear model wants numbers in the range that it learned from, gaps filled, choices one-hot
     gaps = SimpleImputer(strategy="median", add_indicator=True)
     inputs = make_pipeline(MinMaxScaler(clip=True), StandardScaler(), gaps)
-    sizes = [len(feature.get("choices", [])) for feature in features]
-    if 0 < card["rows"] * sum(sizes) <= 20_000_000:  # more cells would take too much memory
-        # OneHotEncoder takes 0.1 ms a feature, also for one row; numpy's function does the same
+    dates = [place for place, feature in enumerate(features) if feature["type"] == "date"]
+    sizes = np.array([len(feature.get("choices", [])) for feature in features])
+    one_hot, chosen = OneHotEncoder(handle_unknown="ignore"), np.flatnonzero(sizes)
+    if 0 < card["rows"] * sizes.sum() <= 10_000_000:  # more cells would take too much memory
+        # that takes 0.1 ms a feature, also for one row; numpy's function does the same
         places = np.concatenate([np.arange(size) for size in sizes])
         one_hot = FunctionTransformer(partial(np.equal, places))
         chosen = np.repeat(np.arange(len(sizes)), sizes)
-        inputs = make_column_transformer((one_hot, chosen), remainder=inputs)
+    if dates or sizes.any():
+        waves = FunctionTransformer(partial(calendar, waves=True))
+        numbers = (inputs, np.flatnonzero(sizes == 0))
+        inputs = make_column_transformer(numbers, (one_hot, chosen), (waves, dates))
 
     # boosting takes gaps as they are; the quick one the places of choices as numbers, the slow one
     # as what they are, for 1 to 2 ms a call; each round fits a tree for each class
     rounds = max(10, 2000 // classes)
     quick = {"max_iter": min(75, rounds), "learning_rate": 0.13, "max_leaf_nodes": 15}
+    quick = Boosting(random_state=0, early_stopping=False, **quick)
     slow = {"max_iter": min(400, rounds), "learning_rate": 0.06, "early_stopping": True}
-    slow |= {"n_iter_no_change": 20, "categorical_features": np.flatnonzero(np.array(sizes) > 2)}
-    models = {name: make_pipeline(inputs, linear)}
-    models["gradient boosting"] = Boosting(random_state=0, early_stopping=False, **quick)
-    models["slow gradient boosting"] = Boosting(random_state=0, **slow)
-    dates = [place for place, feature in enumerate(features) if feature["type"] == "date"]
+    slow |= {"n_iter_no_change": 20, "categorical_features": np.flatnonzero(sizes > 2)}
+    slow = Boosting(random_state=0, **slow)
     if dates:
-        calendar = FunctionTransformer(partial(add_calendar, dates=dates))
-        models = {name: make_pipeline(calendar, model) for name, model in models.items()}
-    return models
+        added = (FunctionTransformer(calendar), dates)
+        columns = make_column_transformer(("passthrough", np.arange(len(features))), added)
+        quick, slow = make_pipeline(columns, quick), make_pipeline(columns, slow)
+    linear = make_pipeline(inputs, linear)
+    return {name: linear, "gradient boosting": quick, "slow gradient boosting": slow}
 
 
-def add_calendar(X: np.ndarray, dates: list[int]) -> np.ndarray:
-    """Add the dates' place in the year and time of day, also as waves, and the day of the week."""
-    days = X[:, dates]
+def calendar(days: np.ndarray, waves: bool = False) -> np.ndarray:
+    """Return of dates the place in the year, the day of the week and the time of day; for a linear
+    model as waves, and a column for each weekday."""
     year, week, day = days % 365.2425, (days + 3) // 1 % 7, days % 1
+    if not waves:
+        return np.hstack([year, week, day])
     turns = 2 * np.pi * np.hstack([year / 365.2425, day])
     weekdays = [week == number for number in range(7)]
-    return np.hstack([X, year, week, day, np.sin(turns), np.cos(turns), *weekdays])
+    return np.nan_to_num(np.hstack([np.sin(turns), np.cos(turns), *weekdays]))
 
 
 # which rows they are fitted to, and which they are tested on
