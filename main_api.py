@@ -11,19 +11,16 @@ import hashlib
 import io
 import logging
 import os
-import threading
 import warnings
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from itertools import islice
-from pathlib import Path
-from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, NotRequired
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # pools would fight with the event loop
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import joblib
 import numpy as np
@@ -31,8 +28,8 @@ from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
-from pydantic_core import from_json, to_json
-from sklearn import config_context
+from pydantic_core import PydanticCustomError, from_json, to_json
+from sklearn import set_config
 from sklearn.exceptions import InconsistentVersionWarning
 from starlette.requests import ClientDisconnect
 from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
@@ -44,9 +41,9 @@ MODEL_SHA256 = os.environ.get("MODEL_SHA256", "")  # if set, any other file is r
 MAX_ROWS, MAX_BODY_BYTES = 10_000, 10 * 2**20  # in one request of JSON
 MAX_FILE_ROWS, MAX_FILE_BYTES = 100_000, 50 * 2**20  # of a CSV file
 MAX_FILES = 4  # at once; each is held in memory until it is answered
-# a body that doesn't come, is too large, of another type; what can't be predicted, NaN and nonsense
-# included, with the place and the reason; too much work: never 500
-REFUSALS: dict[int | str, dict] = {400: {}, 413: {}, 415: {}, 422: {}, 503: {}}
+ANSWER_SECONDS = 300  # for a body to come, to be answered, and for its client to take the answer
+JSON, CSV = "application/json", "text/csv"
+REFUSALS: dict[int | str, dict] = {413: {}, 415: {}, 422: {}, 503: {}}  # never 500
 LATER = {"Retry-After": "1"}  # seconds: a header of 503
 
 
@@ -61,30 +58,33 @@ class Answer(TypedDict):
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Load the model once, before the first request; swap it when its file is another one."""
-    try:
-        await serve_file(app)
-    except ValueError as error:
-        # note: uvicorn would log a traceback where one line says it all
-        log.addFilter(lambda record: not record.getMessage().startswith("Traceback"))
-        log.error("main_api.py: %s", error)
-        raise
-    app.state.queue, app.state.files = Queue(), asyncio.Semaphore(MAX_FILES)
+    app.state.files = asyncio.Semaphore(MAX_FILES)
+    await serve_file(app)
     watch = asyncio.create_task(serve_new_files(app))
     gc.freeze()  # collections needn't walk the libraries and the model again: a fifth of the time
     yield
     watch.cancel()
-    app.state.queue.arrivals.put(False)
 
 
 class JSONRoute(APIRoute):
-    """A route that FastAPI documents, but whose answer pydantic writes as it is: half the work.
-    With dependencies, a login say, it is an ordinary route."""
+    """A route in half of FastAPI's time; with dependencies, a login say, it is FastAPI's own."""
 
     def get_route_handler(self) -> Callable:
-        async def handle(request: Request) -> Response:
-            return Response(to_json(await self.endpoint(request)), media_type="application/json")
+        self.ordinary = super().get_route_handler()
+        return self.answer
 
-        return super().get_route_handler() if self.dependencies else handle
+    async def answer(self, request: Request) -> Response:
+        try:
+            if self.dependencies:
+                return await self.ordinary(request)
+            return Response(to_json(await self.endpoint(request)), media_type=JSON)
+        except (asyncio.CancelledError, ClientDisconnect):
+            raise HTTPException(503, "There was no time to answer", LATER) from None
+
+    async def handle(self, *connection: Any) -> None:
+        with suppress(TimeoutError):  # a client that is too slow is left
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await super().handle(*connection)
 
 
 app = FastAPI(lifespan=lifespan, max_body_size=MAX_BODY_BYTES)
@@ -107,29 +107,22 @@ async def model_card(request: Request) -> dict[str, Any]:
 @app.post("/predict", responses=REFUSALS)
 async def predict(request: Request) -> Answer:
     """Predict one row."""
-    model = (
-        request.app.state.model
-    )  # a Model: what train.py saved, and the types made from its card
-    X = await read_rows(request, model, model.Row)
-    columns = await request.app.state.queue.predict(model, X)
-    return model.write([column[0] for column in columns])
+    model, X = await read_rows(request, "Row")
+    return model.write([column[0] for column in await model.predict(X)])
 
 
 @app.post("/predict/batch", responses=REFUSALS)
 async def predict_batch(request: Request) -> dict[str, Any]:
     """Predict many rows, given as columns; the answer has the keys of one row's, a list each."""
-    model = request.app.state.model
-    X = await read_rows(request, model, model.Columns)
-    return model.write(await request.app.state.queue.predict(model, X))
+    model, X = await read_rows(request, "Columns")
+    return model.write(await model.predict(X))
 
 
 @app.post("/explain", responses=REFUSALS)
 async def explain(request: Request) -> dict[str, Any]:
-    """Say what each feature adds: the shares sum to this answer (the predicted label's probability,
-    or the number) minus the average answer for rows of the table."""
-    model = request.app.state.model
-    [x] = await read_rows(request, model, model.Row)
-    return await share_out(x, model, request.app.state.queue)
+    """Say what each feature adds, from the average answer for rows of the table to this one."""
+    model, [x] = await read_rows(request, "Row")
+    return await share_out(x, model)
 
 
 async def count_file(request: Request) -> AsyncIterator[None]:
@@ -140,187 +133,193 @@ async def count_file(request: Request) -> AsyncIterator[None]:
         yield
 
 
-class CSVResponse(StreamingResponse):
-    """An answer part after part; a client that is too slow to take it is left."""
-
-    media_type = "text/csv"
-
-    async def __call__(self, *connection: Any) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(ANSWER_SECONDS):
-                await super().__call__(*connection)
-
-
 @app.post(
     "/predict/csv",
     dependencies=[Depends(count_file)],
     max_body_size=MAX_FILE_BYTES,
-    response_class=CSVResponse,
-    responses=REFUSALS,
+    response_class=StreamingResponse,
+    responses=REFUSALS | {200: {"content": {CSV: {}}}},
 )
-async def predict_csv(request: Request) -> CSVResponse:
+async def predict_csv(request: Request) -> StreamingResponse:
     """Predict a table as train.py reads it: its columns come back, followed by the answer's."""
-    model, queue = request.app.state.model, request.app.state.queue
-    content = await read_body(request, "text/csv")
+    content, model = await read_body(request, CSV), request.app.state.model
     table = await asyncio.to_thread(open_table, content, model)
-    return CSVResponse(predict_lines(table, model, queue))
+    return StreamingResponse(predict_lines(table, model), media_type=CSV)
 
 
-# The story ends here. What follows is how it is done, and the care it takes: models that raise,
-# bodies that are hostile, lines that are slow.
+# the story ends here: below is how it is done, with the care that odd models and bodies need
 
 log = logging.getLogger("uvicorn.error")
 logging.getLogger("uvicorn.access").disabled = True  # a line a request costs a tenth of the speed
 
 # the model, and its answers
+SAVED = ("model", "background", "by_probability", "low", "high", "rarely_missing")  # and the card
+MAX_CALL_ROWS = 2_000  # in one call of the model: what is longer lets others in between
+MAX_WAITING_ROWS = 20_000  # beyond it the answer is 503: ten calls
 MAX_SENTENCES = 20  # warnings for a row, and reasons in a 422
 
 
 class Model:
-    """What train.py saved, and how it answers. It never changes, so that a request may keep it."""
+    """What train.py saved. All who wait are answered with one call, which costs as much as for one
+    row. Nobody waits for company: what arrives during a call is the next batch."""
 
     def __init__(self, path: str):
-        vars(self).update(load(path))  # card, model, background, by_probability, low, high, ...
+        with open(path, "rb") as file:
+            content = file.read()
+        sha256 = hashlib.sha256(content).hexdigest()
+        if MODEL_SHA256.lower() not in ("", sha256):
+            raise ValueError(f"it has SHA-256 {sha256}, but MODEL_SHA256 is '{MODEL_SHA256}'")
+        with warnings.catch_warnings(action="error", category=InconsistentVersionWarning):
+            saved = joblib.load(io.BytesIO(content))
+        if not isinstance(saved, dict):
+            raise TypeError(f"a bare {type(saved).__name__} has no card: give it with --model")
+        vars(self).update({key: saved[key] for key in SAVED})
+        self.card = saved["card"] | {"sha256": sha256}
+        self.classes = self.card.get("classes", [])  # none: it is a regression
         self.features = {feature["name"]: feature for feature in self.card["features"]}
         self.Row, self.Columns = body_types(self.card)
-        self.classes = self.card.get("classes", [])  # none: it is a regression
         self.checked = list(self.features.values())
         if not self.classes:  # then a prediction is checked like a feature
             self.checked.append({"name": self.card["target"], "type": "number"})
             self.low = np.append(self.low, self.card["uncertainty"]["minimum"])
             self.high = np.append(self.high, self.card["uncertainty"]["maximum"])
             self.rarely_missing = np.append(self.rarely_missing, False)
+        self.waiting: deque[tuple[np.ndarray, asyncio.Future]] = deque()
+        self.calls: asyncio.Task | None = None  # is done when nobody waits
+        # one thread, so that an estimator is never asked two things at once; with assume_finite
+        self.thread = ThreadPoolExecutor(1, initializer=set_config, initargs=(True,))
+
+    async def predict(self, X: np.ndarray) -> list[list]:
+        """Return answer()'s columns. Raises HTTPException 422 if it has none, 503 if many wait."""
+        if sum(len(rows) for rows, _ in list(self.waiting)) >= MAX_WAITING_ROWS:  # the thread pops
+            raise HTTPException(503, "Too much work is waiting", LATER)
+        columns = []
+        for start in range(0, len(X), MAX_CALL_ROWS):
+            future = asyncio.get_running_loop().create_future()
+            self.waiting.append((X[start : start + MAX_CALL_ROWS], future))
+            if self.calls is None or self.calls.done():
+                self.calls = asyncio.create_task(self.make_calls())
+            part = await future
+            columns = [a + b for a, b in zip(columns, part)] if columns else part
+        if None in columns[0]:
+            row = columns[0].index(None)
+            raise refusal(f"The model has no answer for these values (row {row})", "no_answer")
+        return columns
+
+    async def make_calls(self) -> None:
+        """Call the model, again and again while somebody waits, and hand out its answers."""
+        while self.waiting:
+            batch, columns = await asyncio.wrap_future(self.thread.submit(self.make_call))
+            stop = 0
+            for X, future in batch:
+                start, stop = stop, stop + len(X)
+                if not future.done():  # cancelled, as its client has gone
+                    future.set_result([column[start:stop] for column in columns])
+
+    def make_call(self) -> tuple[list, list[list]]:
+        """Return who shares a call, and the answers: in the thread, so as late as can be."""
+        batch, room = [], MAX_CALL_ROWS
+        while self.waiting and len(self.waiting[0][0]) <= room:
+            batch.append(self.waiting.popleft())
+            room -= len(batch[-1][0])
+        return batch, self.answer(np.concatenate([X for X, _ in batch]))
 
     def answer(self, X: np.ndarray, is_part: bool = False) -> list[list]:
-        """Return the answers' columns: the prediction, of a classification each class' probability
-        and likely, of a regression the interval, and the warnings.
-
-        The prediction is None where the model has none. A row that makes it raise spoils no other.
-        """
+        """Return ask()'s columns, with None for a prediction where the model raises."""
         try:
-            outputs, *columns = self.classify(X) if self.classes else self.regress(X)
-            for row in np.flatnonzero(~np.isfinite(outputs).all(axis=1)):
-                columns[0][row] = None
-            return [*columns, self.warn(X if self.classes else np.hstack([X, outputs]))]
+            return self.ask(X)
         except Exception as error:  # noqa: BLE001 an estimator may raise anything
-            if not is_part:
+            if len(X) and not is_part:
                 log.warning("the model raised %s: %s", type(error).__name__, error)
-        if len(X) == 1:
-            return [[None]] * (len(self.classes) + 3)
-        half = len(X) // 2
-        halves = self.answer(X[:half], True), self.answer(X[half:], True)
+        if len(X) < 2:
+            return [[None] * len(X)] * (len(self.classes) + 3)
+        halves = [self.answer(half, True) for half in np.array_split(X, 2)]
         return [first + second for first, second in zip(*halves)]
 
-    def classify(self, X: np.ndarray) -> tuple[np.ndarray | list, ...]:
-        """Return probabilities of shape (rows, classes), and the answers' first columns."""
-        probabilities = np.asarray(self.model.predict_proba(X), float)
-        predicted = probabilities.argmax(axis=1)
-        if not self.by_probability:  # then it has a rule of its own
-            labels = np.reshape(self.model.predict(X), (len(X), 1))
-            predicted = (labels == self.model.classes_).argmax(axis=1)
-        predictions = [self.classes[place] for place in predicted.tolist()]
-        # likely: the predicted label, then all that are as probable as nine of ten of theirs were
-        likely = [[label] for label in predictions]
-        others = probabilities >= self.card["uncertainty"]["thresholds"]
-        others[np.arange(len(X)), predicted] = False
-        rows, places = others.nonzero()
-        order = np.argsort(-probabilities[rows, places], kind="stable")
-        for row, place in zip(rows[order].tolist(), places[order].tolist()):
-            likely[row].append(self.classes[place])
-        return probabilities, predictions, *probabilities.T.tolist(), likely
-
-    def regress(self, X: np.ndarray) -> tuple[np.ndarray | list, ...]:
-        """Return predictions of shape (rows, 1), and the answers' first columns."""
-        predictions = np.asarray(self.model.predict(X), float).reshape(len(X), 1)
+    def ask(self, X: np.ndarray) -> list[list]:
+        """Return columns: prediction; probability of each class, likely, or interval; warnings."""
         uncertainty = self.card["uncertainty"]
-        band = np.searchsorted(uncertainty["edges"], predictions, side="right")
-        width = np.take(uncertainty["widths"], band)
-        # an interval keeps the sign that the target has in all of training
-        floor = 0.0 if uncertainty["minimum"] >= 0 else -np.inf
-        ceiling = 0.0 if uncertainty["maximum"] <= 0 else np.inf
-        middle = predictions.clip(floor, ceiling)
-        low = np.minimum(predictions, (middle - width).clip(floor))
-        high = np.maximum(predictions, (middle + width).clip(None, ceiling))
-        return predictions, predictions[:, 0].tolist(), np.hstack([low, high]).tolist()
-
-    def warn(self, values: np.ndarray) -> list[list[str]]:
-        """Return for each row a sentence for each value the like of which training has not seen."""
+        if self.classes:
+            outputs = np.asarray(self.model.predict_proba(X), float)
+            predicted = outputs.argmax(axis=1)
+            if not self.by_probability:  # then it has a rule of its own
+                labels = np.reshape(self.model.predict(X), (len(X), 1))
+                predicted = (labels == self.model.classes_).argmax(axis=1)
+            predictions = [self.classes[place] for place in predicted.tolist()]
+            # likely: the predicted label, and all as probable as nine of ten of theirs have been
+            likely = [[label] for label in predictions]
+            others = outputs >= uncertainty["thresholds"]
+            others[np.arange(len(X)), predicted] = False
+            for row, place in np.argwhere(others).tolist():
+                likely[row].append(self.classes[place])
+            columns = [predictions, *outputs.T.tolist(), likely]
+        else:
+            outputs = np.asarray(self.model.predict(X), float).reshape(len(X), 1)
+            band = np.searchsorted(uncertainty["edges"], outputs, side="right")
+            width = np.take(uncertainty["widths"], band)
+            # where the target is never below zero, nor is an interval, unless its prediction is
+            floor = np.where(uncertainty["minimum"] >= 0, 0, -np.inf)
+            low = np.minimum(outputs, (outputs - width).clip(floor))
+            high = np.maximum(outputs, outputs.clip(floor) + width)
+            columns = [outputs[:, 0].tolist(), np.hstack([low, high]).tolist()]
+            X = np.hstack([X, outputs])
+        for row in np.flatnonzero(~np.isfinite(outputs).all(axis=1)):
+            columns[0][row] = None
         # rows share a list until one needs its own: thousands of lists cost as much as a call
-        sentences: list[list[str]] = [[]] * len(values)
-        unseen = (values < self.low) | (values > self.high)
-        unseen |= np.isnan(values) & self.rarely_missing
+        warned: list[list[str]] = [[]] * len(X)
+        unseen = (X < self.low) | (X > self.high) | (np.isnan(X) & self.rarely_missing)
         for row in np.flatnonzero(unseen.any(axis=1)):
             places = np.flatnonzero(unseen[row])[:MAX_SENTENCES]
-            sentences[row] = [self.say(place, values[row, place]) for place in places]
-        return sentences
+            warned[row] = [self.say(place, X[row, place]) for place in places]
+        return [*columns, warned]
 
     def say(self, place: int, value: float) -> str:
         """Return what is unusual about a value of a feature, or about a prediction."""
-        feature, end = self.checked[place], self.low[place]
-        name, words = feature["name"], "{} {} is below {}, the lowest in training"
+        feature, end, side = self.checked[place], self.high[place], "above {}, the highest"
         if np.isnan(value):
-            rows = f"{feature['missing']:,} of {self.card['rows']:,} rows"
-            return f"{name} is missing, as in only {rows} of training"
+            return f"{feature['name']} is missing, as in hardly a row of training"
         if feature["type"] == "category":
-            return f"{name} is none of the {len(feature['choices'])} texts that training knows"
-        if value > end:
-            end, words = self.high[place], "{} {} is above {}, the highest in training"
+            return f"{feature['name']} is a text that training does not know"
+        if value < self.low[place]:
+            end, side = self.low[place], "below {}, the lowest"
+        spelled = [f"{number:.12g} {feature.get('unit', '')}".strip() for number in (value, end)]
         if feature["type"] == "date":
-            return words.format(name, decode(feature, value), decode(feature, end))
-        unit = f" {feature['unit']}" if "unit" in feature else ""
-        digits = ".15g" if name in self.features else ".6g"  # as it was sent, or as a model answers
-        return words.format(name, f"{value:{digits}}{unit}", f"{end:{digits}}{unit}")
+            spelled = decode(feature, value), decode(feature, end)
+        return f"{feature['name']} {spelled[0]} is {side.format(spelled[1])} in training"
 
     def write(self, columns: list) -> Answer:
         """Return the answers' columns, or one row of them, under the names that JSON has."""
-        prediction, *probabilities, likely, sentences = columns
-        sure = {"interval": likely}
+        prediction, *probabilities, sure, sentences = columns
+        more = {"interval": sure}
         if self.classes:
-            sure = {"probabilities": dict(zip(self.classes, probabilities)), "likely": likely}
-        return {"prediction": prediction, **sure, "warnings": sentences}
+            more = {"probabilities": dict(zip(self.classes, probabilities)), "likely": sure}
+        return {"prediction": prediction, **more, "warnings": sentences}
 
 
 # the schema, made from the card
-MAX_TEXT = 1_000  # characters of a text that is none of the choices
-
-
 def to_days(text: str) -> float:
     """Return what encode() makes of a date in ISO 8601."""
     days = read_date(text)
     if days is None:
-        raise ValueError("Input should be a date such as 2024-12-31 or 2024-12-31T23:59")
+        raise PydanticCustomError("date_type", "Input should be a date such as 2024-12-31T23:59")
     return days
 
 
-def value_type(feature: dict) -> Any:
-    """Return pydantic's type of one value, which comes out as encode() has it."""
-    kind, about = feature["type"], {}
-    if "minimum" in feature:
-        unit = f" {feature['unit']}" if "unit" in feature else ""
-        about["description"] = f"{feature['minimum']} to {feature['maximum']}{unit} in training"
-    if kind == "category":
-        places = {choice: place for place, choice in enumerate(feature["choices"])}
-        if not feature.get("open"):
-            return Annotated[Literal[tuple(places)], AfterValidator(places.__getitem__)]
-        text = Field(strict=True, max_length=MAX_TEXT, examples=feature["choices"])
-        return Annotated[str, text, AfterValidator(lambda text: places.get(text, len(places)))]
-    if kind == "boolean":
-        return Annotated[bool, Field(strict=True)]
-    if kind == "date":
-        is_day = "T" not in feature["minimum"] + feature["maximum"]
-        about |= {"format": "date"} if is_day else {}
-        return Annotated[str, Field(strict=True, json_schema_extra=about), AfterValidator(to_days)]
-    limits = {"ge": -MAX_NUMBER, "le": MAX_NUMBER, "allow_inf_nan": False}
-    return Annotated[float, Field(strict=True, json_schema_extra=about, **limits)]
-
-
 def body_types(card: dict) -> tuple[TypeAdapter, TypeAdapter]:
-    """Return pydantic's types of one row, and of columns."""
+    """Return pydantic's types of a row and of columns, which come out as encode() has them."""
     row, columns = {}, {}
-    # the first wrong value of a column is enough: a thousand would cost memory
-    limits = Field(fail_fast=True, min_length=1, max_length=MAX_ROWS)
+    limits = Field(fail_fast=True, min_length=1, max_length=MAX_ROWS)  # the first error will do
     for feature in card["features"]:
-        name, one = feature["name"], value_type(feature)
+        name, one = feature["name"], bool
+        if feature["type"] == "number":
+            one = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
+        elif feature["type"] == "date":
+            day = Field(json_schema_extra={"format": "date"})
+            one = Annotated[str, day, AfterValidator(to_days)]
+        elif feature["type"] == "category":
+            places = {choice: place for place, choice in enumerate(feature["choices"])}
+            find = AfterValidator(lambda text, places=places: places.get(text, len(places)))
+            one = Annotated[str if feature.get("open") else Literal[tuple(places)], find]
         row[name], columns[name] = one, Annotated[list[one], limits]
         if feature["nullable"]:
             row[name] = NotRequired[one | None]
@@ -333,27 +332,19 @@ def document(app: FastAPI, model: Model) -> None:
     app.title, app.description = model.card["title"], model.card["description"]
     app.openapi_schema = None  # of the model before
     paths = app.openapi()["paths"]
-
-    def describe(path: str, media_type: str, schema: dict) -> None:
-        content = {media_type: {"schema": schema}}
-        paths[path]["post"]["requestBody"] = {"required": True, "content": content}
-
     rows = [example["features"] for example in model.card["examples"]]
-    row = model.Row.json_schema() | {"additionalProperties": False, "examples": rows}
-    describe("/predict", "application/json", row)
-    describe("/explain", "application/json", row)
-    example = {name: [row[name] for row in rows] for name in model.features}
-    columns = model.Columns.json_schema() | {"additionalProperties": False, "examples": [example]}
-    describe("/predict/batch", "application/json", columns)
-    lines = [[spell(row[name], model) for name in model.features] for row in rows]
-    table = write_csv([[*model.features], *lines], ";" if model.card["decimal"] == "," else ",")
-    describe("/predict/csv", "text/csv", {"type": "string", "example": table})
+    columns = {name: [row[name] for row in rows] for name in model.features}
+    one = model.Row.json_schema() | {"additionalProperties": False, "examples": rows}
+    many = model.Columns.json_schema() | {"additionalProperties": False, "examples": [columns]}
+    bodies = {"/predict": {JSON: {"schema": one}}, "/predict/batch": {JSON: {"schema": many}}}
+    table = write_csv([[*columns], *zip(*columns.values())], ";", model.card["decimal"])
+    bodies["/predict/csv"] = {CSV: {"schema": {"type": "string", "example": table}}}
+    for path, content in {**bodies, "/explain": bodies["/predict"]}.items():
+        paths[path]["post"]["requestBody"] = {"required": True, "content": content}
 
 
 # what is sent, and refused
 MAX_BRACKETS = 1_000_000  # in a body of JSON, where one label has hardly more than one
-MAX_MESSAGE = 300  # characters: pydantic would list all choices
-BODY_SECONDS = 60  # for a client to send all of its body
 
 
 def refusal(message: str, kind: str, *place: str | int) -> HTTPException:
@@ -362,178 +353,80 @@ def refusal(message: str, kind: str, *place: str | int) -> HTTPException:
 
 
 async def read_body(request: Request, media_type: str) -> bytes:
-    """Return the body. Raises HTTPException 415 for another type, 400 if it does not come."""
+    """Return the body. Raises HTTPException 415 for another type."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != media_type:
         raise HTTPException(415, f"Send the header 'Content-Type: {media_type}'")
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            return await request.body()
-    except (ClientDisconnect, TimeoutError):
-        raise HTTPException(400, f"The body was not there in {BODY_SECONDS} seconds") from None
-    except asyncio.CancelledError:
-        raise HTTPException(503, "The server is stopping", LATER) from None
+    return await request.body()
 
 
-async def read_rows(request: Request, model: Model, body_type: TypeAdapter) -> np.ndarray:
-    """Return a row or columns as encode() has them. Raises HTTPException 422."""
-    content = await read_body(request, "application/json")
+async def read_rows(request: Request, kind: str) -> tuple[Model, np.ndarray]:
+    """Return the model of now, and a Row or Columns as encode() has them. Raises HTTPException."""
+    content, model = await read_body(request, JSON), request.app.state.model
     # note: lists in lists would take forty times their bytes, and seconds
     if content.count(b"[") + content.count(b"{") > MAX_BRACKETS:
         raise refusal(f"Input should have at most {MAX_BRACKETS:,} brackets", "json_invalid")
     try:
         body = from_json(content)
+        values = getattr(model, kind).validate_python(body, strict=True)
+    except ValidationError as error:
+        entries = error.errors(include_url=False, include_context=False, include_input=False)
+        for entry in entries[:MAX_SENTENCES]:
+            entry["loc"] = ["body", *entry["loc"]]
+            entry["msg"] += ", such as 13.5" if entry["type"] == "float_type" else ""
+        raise HTTPException(422, entries[:MAX_SENTENCES]) from None
     except ValueError as error:
         raise refusal(str(error), "json_invalid") from None
-    if not isinstance(body, dict):
-        raise refusal("Input should be an object with the names of the features", "model_type")
-    # note: for each of a million unknown names pydantic would keep an error
-    for name in body:
-        if name not in model.features:
-            raise refusal("There is no such feature", "extra_forbidden", name[:100])
-    try:
-        values = body_type.validate_python(body)
-    except ValidationError as error:
-        entries = error.errors()[:MAX_SENTENCES]
-        raise HTTPException(422, [reword(entry) for entry in entries]) from None
-    if body_type is model.Row:
-        return np.array([[values.get(name) for name in model.features]], float)
-    lengths = {name: len(column) for name, column in values.items() if column}
-    if len(set(lengths.values())) != 1:
-        raise refusal(f"Columns should have equally many rows, not {lengths}", "columns")
-    gaps = [None] * max(lengths.values())  # in a column that is left out
-    return np.array([values.get(name) or gaps for name in model.features], float).T
-
-
-def reword(entry: dict) -> dict:
-    """Return pydantic's entry with what to type, and without the input: JSON may not hold it."""
-    message, kind = entry["msg"].removeprefix("Value error, "), entry["type"]
-    if kind == "float_type":
-        message += ", such as 13.5"
-    elif kind in ("literal_error", "string_type") and isinstance(entry["input"], float | int):
-        message = f'Input should be a text, in quotes: "{to_json(entry["input"]).decode()}"'
-    return {"loc": ["body", *entry["loc"]], "msg": message[:MAX_MESSAGE], "type": kind}
-
-
-# the queue
-MAX_CALL_ROWS = 2_000  # in one call of the model: what is longer lets others in between
-MAX_WAITING_ROWS = 100_000  # beyond it the answer is 503: a second of work, or 35 explanations
-
-
-class Queue:
-    """Answer all who wait with one call of the model, which costs as much as for one row.
-
-    The model runs in a thread of its own, so the event loop stays free. Nobody waits for company:
-    a lone request is taken at once, and what arrives during its call is the next batch.
-    """
-
-    def __init__(self):
-        self.loop = asyncio.get_running_loop()
-        self.waiting: deque[tuple[Model, np.ndarray, asyncio.Future]] = deque()
-        self.rows = 0  # of all requests of JSON that are not answered yet
-        self.arrivals: SimpleQueue = SimpleQueue()  # True for each that waits, False to stop
-        # a daemon: unlike an executor's, it does not hold up the end of the program
-        threading.Thread(target=self.make_calls, daemon=True).start()
-
-    async def predict(self, model: Model, X: np.ndarray) -> list[list]:
-        """Return the answers' columns. Raises HTTPException 422 where the model has none, 503 if
-        too much waits or the server stops."""
-        if self.rows + len(X) > MAX_WAITING_ROWS:
-            raise HTTPException(503, "Too much work is waiting", LATER)
-        self.rows += len(X)
-        columns = []
-        try:
-            for start in range(0, len(X), MAX_CALL_ROWS):
-                part = await self.put(model, X[start : start + MAX_CALL_ROWS])
-                columns = [a + b for a, b in zip(columns, part)] if columns else part
-        except asyncio.CancelledError:
-            raise HTTPException(503, "The server is stopping", LATER) from None
-        finally:
-            self.rows -= len(X)
-        if None in columns[0]:
-            place = [columns[0].index(None)] if len(X) > 1 else []
-            raise refusal("The model has no answer for these values", "no_answer", *place)
-        return columns
-
-    async def put(self, model: Model, X: np.ndarray) -> list[list]:
-        """Return the answers for up to MAX_CALL_ROWS rows, however much waits."""
-        future = self.loop.create_future()
-        self.waiting.append((model, X, future))
-        # a moment later, so that requests that are read together share a call
-        self.loop.call_soon(self.arrivals.put, True)
-        return await future
-
-    @config_context(assume_finite=True, skip_parameter_validation=True)
-    def make_calls(self) -> None:
-        """Call the model again and again, in the thread."""
-        while self.arrivals.get():
-            # what shares a call: the first, and what fits beside it
-            batch, rows = [], 0
-            while self.waiting:
-                model, X, _ = self.waiting[0]
-                rows += len(X)
-                if batch and (rows > MAX_CALL_ROWS or model is not batch[0][0]):
-                    break
-                batch.append(self.waiting.popleft())
-            if batch:  # none, where what arrived has shared the call before
-                columns = batch[0][0].answer(np.concatenate([X for _, X, _ in batch]))
-                self.loop.call_soon_threadsafe(self.deliver, batch, columns)
-
-    def deliver(self, batch: list[tuple], columns: list[list]) -> None:
-        stop = 0
-        for _, X, future in batch:
-            start, stop = stop, stop + len(X)
-            if not future.done():  # cancelled, as its client has gone
-                future.set_result([column[start:stop] for column in columns])
+    unknown = body.keys() - model.features  # note: pydantic would keep an error for each of them
+    if unknown:
+        raise refusal("There is no such feature", "extra_forbidden", min(unknown)[:100])
+    if kind == "Row":
+        return model, np.array([[values.get(name) for name in model.features]], float)
+    lengths = {len(column) for column in values.values() if column}
+    if len(lengths) != 1:
+        raise refusal(f"Columns should have equally many rows, not {lengths or 0}", "columns")
+    gaps = [None] * max(lengths)  # in a column that is left out
+    return model, np.array([values.get(name) or gaps for name in model.features], float).T
 
 
 # what each feature adds to an answer
 MAX_EXPLAIN_CELLS = 4_000_000  # of the rows made up for one explanation
 
 
-async def share_out(x: np.ndarray, model: Model, queue: Queue) -> dict[str, Any]:
+async def share_out(x: np.ndarray, model: Model) -> dict[str, Any]:
     """Return permutation Shapley values: rows of the background become x, feature by feature, in a
-    random order and then in its reverse. Strumbelj and Kononenko, "Explaining prediction models
-    and individual predictions with feature contributions", 2014."""
+    random order and its reverse (Strumbelj, Kononenko: Knowledge and Information Systems, 2014)."""
     n, rng = len(x), np.random.default_rng(0)
-    walks, steps = [], []
-    for row in model.background[: max(1, MAX_EXPLAIN_CELLS // (2 * n * (n + 1)))]:
-        there = rng.permutation(n)  # the step at which each feature is replaced
-        for step in (there, n - 1 - there):
-            steps.append(step)
-            walks.append(np.where(step < np.arange(n + 1)[:, None], x, row))
-    columns = await queue.predict(model, np.vstack([x, *walks]))
-    prediction = columns[0][0]
-    outputs = columns[1 + model.classes.index(prediction)] if model.classes else columns[0]
+    rows = model.background[: max(1, MAX_EXPLAIN_CELLS // (2 * n * (n + 1)))]
+    there = rng.permuted(np.tile(np.arange(n), (len(rows), 1)), axis=1)
+    steps = np.vstack([there, n - 1 - there])  # of each walk, when it replaces each feature
+    before = np.arange(n + 1)[:, None] <= steps[:, None]  # of shape (walks, n + 1, n)
+    walks = np.where(before, np.vstack([rows, rows])[:, None], x)
+    columns = await model.predict(np.vstack([x, *walks]))
+    outputs = columns[1 + model.classes.index(columns[0][0])] if model.classes else columns[0]
     value, outputs = outputs[0], np.reshape(outputs[1:], (-1, n + 1))  # a row for each walk
-    gains = np.take_along_axis(np.diff(outputs), np.array(steps), axis=1)  # of each feature
-    shares = dict(zip(model.features, gains.mean(axis=0).tolist()))
-    shares = dict(sorted(shares.items(), key=lambda share: -abs(share[1])))
+    gains = np.take_along_axis(np.diff(outputs), steps, axis=1)  # of each feature
+    shares = zip(model.features, gains.mean(axis=0).tolist())
+    shares = dict(sorted(shares, key=lambda share: -abs(share[1])))
     average = outputs[:, 0].mean().item()
-    return {"prediction": prediction, "value": value, "average": average, "shares": shares}
+    return {"prediction": columns[0][0], "value": value, "average": average, "shares": shares}
 
 
 # a file
 MAX_PART_CHARACTERS = 2_000_000  # of a file, answered together; and ten for each cell
-ANSWER_SECONDS = 600  # for a file to be predicted, and for its client to take the answer
 
 
 def open_table(content: bytes, model: Model) -> tuple[list[str], str, Iterator[list[str]]]:
     """Return what read_table() does. Raises HTTPException 422 if it can't be predicted."""
-    encoding = model.card["told"].get("encoding")
     try:
-        names, _, rows = read_table(content, encoding)
-        absent = [name for name in model.features if name not in names]
-        needed = [name for name in absent if not model.features[name]["nullable"]]
-        if needed or len(absent) == len(model.features):
-            some = ", ".join(map(repr, (needed or absent)[:MAX_SENTENCES]))
-            raise ValueError(f"it has no column {some}")
+        names, _, rows = read_table(content, model.card["told"].get("encoding"))
+        absent = [repr(name) for name in model.features if name not in names]
+        if absent:
+            raise ValueError(f"it has no column {', '.join(absent[:MAX_SENTENCES])}")
         first = read_part(rows)
-        if not first:
-            raise ValueError("it has no rows")
-        if len(first) + sum(1 for _ in islice(rows, MAX_FILE_ROWS)) > MAX_FILE_ROWS:
-            raise ValueError(f"it has more than {MAX_FILE_ROWS:,} rows")
+        if not 0 < len(first) + sum(1 for _ in islice(rows, MAX_FILE_ROWS)) <= MAX_FILE_ROWS:
+            raise ValueError(f"it has no rows, or more than {MAX_FILE_ROWS:,} rows")
         check_file(dict(zip(names, zip(*first))), model.card)
-        return read_table(content, encoding)  # from its first row again
+        return read_table(content, model.card["told"].get("encoding"))  # from its first row again
     except ValueError as error:
         raise refusal(f"This is no table to predict: {error}", "table") from None
 
@@ -549,121 +442,79 @@ def read_part(rows: Iterator[list[str]]) -> list[list[str]]:
     return part
 
 
-def predict_lines(table: tuple, model: Model, queue: Queue) -> Iterator[str]:
-    """Yield the rows with their answers, part after part. It runs in a thread."""
-    names, separator, rows = table
-    added = ["low", "high"]
+def predict_lines(table: tuple, model: Model) -> Iterator[str]:
+    """Yield the header, then the rows with their answers, part after part. It runs in a thread."""
+    (names, separator, rows), decimal = table, model.card["decimal"]
+    added = ["prediction", "low", "high", "warnings", "problem"]
     if model.classes:
-        added = [*(f"probability of {label}" for label in model.classes), "likely"]
-    added = ["prediction", *added, "warnings", "problem"]
-    lines = [names + [f"{name} (model)" if name in names else name for name in added]]
-    absent = [f"there is no column '{name}'" for name in model.features if name not in names]
+        added[1:3] = [*(f"probability of {label}" for label in model.classes), "likely"]
+    header = names + [f"{name} (model)" if name in names else name for name in added]
+    yield write_csv([header], separator, decimal)
     while part := read_part(rows):
-        X, problems, gaps = read_cells(part, names, model)
+        X, unreadable = encode(dict(zip(names, zip(*part))), model.card)
+        problems, gaps = defaultdict(list), defaultdict(list)
+        for row, name, reason in unreadable:
+            feature = model.features[name]
+            # as in training, it is a gap where there were gaps, but no other label
+            if feature["nullable"] and feature["type"] in ("number", "date"):
+                gaps[row].append(f"{name} {reason}, is read as a gap")
+            else:
+                problems[row].append(f"{name} {reason}")
         readable = [row for row in range(len(part)) if row not in problems]
-        answers = {}
-        if readable:
-            call = asyncio.run_coroutine_threadsafe(queue.put(model, X[readable]), queue.loop)
-            answers = dict(zip(readable, zip(*call.result())))
-        for row, answer in answers.items():
-            if answer[0] is None:
-                problems[row].append("the model has no answer for this row")
-        for row, cells in enumerate(part):
-            spelled = [""] * (len(added) - 1)
-            if row not in problems:
-                prediction, *numbers, likely, sentences = answers[row]
-                ends = [" or ".join(likely)] if model.classes else likely
-                spelled = [spell(value, model) for value in (prediction, *numbers, *ends)]
-                sentences = absent + gaps[row] + sentences
-                spelled.append("; ".join(sentences[:MAX_SENTENCES]))
-            lines.append([*cells[: len(names)], *spelled, "; ".join(problems[row][:MAX_SENTENCES])])
-        yield write_csv(lines, separator)
+        answers = zip(*model.thread.submit(model.answer, X[readable]).result())
         lines = []
+        for row, cells in enumerate(part):
+            line = cells[: len(names)]
+            answer = [None] if row in problems else next(answers)
+            if any(cells[len(names) :]):
+                problems[row] = [f"the row has {len(cells)} cells, the header {len(names)}"]
+            if problems[row] or answer[0] is None:
+                reasons = problems[row] or ["the model has no answer for this row"]
+                line += [""] * (len(added) - 1) + ["; ".join(reasons[:MAX_SENTENCES])]
+            else:
+                prediction, *numbers, sure, sentences = answer
+                line += [prediction, *numbers]
+                line += [" or ".join(sure)] if model.classes else sure
+                line += ["; ".join((gaps[row] + sentences)[:MAX_SENTENCES]), ""]
+            lines.append(line)
+        yield write_csv(lines, separator, decimal)
 
 
-def read_cells(part: list, names: list[str], model: Model) -> tuple[np.ndarray, dict, dict]:
-    """Return what encode() makes of rows, by row the reasons why it can't be predicted, and what
-    is read as a gap: as in training, if that had gaps there."""
-    X, unreadable = encode(dict(zip(names, zip(*part))), model.card)
-    problems, gaps = defaultdict(list), defaultdict(list)
-    for row, name, reason in unreadable:
-        feature = model.features[name]
-        if feature["nullable"] and feature["type"] in ("number", "date"):
-            gaps[row].append(f"{name} {reason}, is read as a gap")
-        else:
-            problems[row].append(f"{name} {reason}")
-    for row, cells in enumerate(part):
-        if any(cells[len(names) :]):
-            problems[row] = [f"the row has {len(cells)} cells, the header {len(names)}"]
-        elif not any(map(str.strip, cells)):
-            problems[row] = ["the row is empty"]
-    return X, problems, gaps
-
-
-def spell(value: Any, model: Model) -> str:
-    """Return a value of JSON as the table would have it."""
-    if isinstance(value, float):
-        return repr(value).replace(".", model.card["decimal"])
-    return "" if value is None else str(value)
-
-
-def write_csv(lines: list[list[str]], separator: str) -> str:
-    """Return lines of CSV, in which each cell comes back as it is."""
+def write_csv(lines: Iterable, separator: str, mark: str) -> str:
+    """Return lines of CSV: numbers have that decimal mark, and texts come back as they are."""
     written: list[str] = []
     # note: where lines end with CR LF, and only there, a cell with either of them is quoted
-    csv.writer(SimpleNamespace(write=written.append), delimiter=separator).writerows(lines)
+    writer = csv.writer(SimpleNamespace(write=written.append), delimiter=separator)
+    for line in lines:
+        cells = [str(cell).replace(".", mark) if isinstance(cell, float) else cell for cell in line]
+        writer.writerow(cells)
     return "".join(line.removesuffix("\r\n") + "\n" for line in written)
 
 
 # loading, and swapping
 WATCH_SECONDS = 1  # between looks at the file: a new one is served without a restart
-SAVED = ("model", "background", "by_probability", "low", "high", "rarely_missing")  # and the card
 
 
 async def serve_file(app: FastAPI) -> None:
-    """Serve what is in the file now. Raises ValueError, as load() does."""
-    model = await asyncio.to_thread(Model, MODEL_PATH)
-    document(app, model)
-    app.state.model = model
+    """Serve what is in the file now. Raises ValueError after a line that says what to type."""
+    try:
+        app.state.written = os.stat(MODEL_PATH).st_mtime_ns
+        model = await asyncio.to_thread(Model, MODEL_PATH)
+        document(app, model)
+        app.state.model = model
+    except Exception as error:  # noqa: BLE001 a pickle may raise anything
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        log.error("main_api.py: '%s' can't be served (%s): run `python train.py`", MODEL_PATH, why)
+        # note: at the start, uvicorn would log a traceback, too
+        log.addFilter(lambda record: not record.getMessage().startswith("Traceback"))
+        raise ValueError(why) from None
 
 
 async def serve_new_files(app: FastAPI) -> None:
-    """Serve what train.py writes while the app runs. Requests in flight finish on the model they
-    began with; a bad file is refused in one line, and the model of before goes on."""
-    seen = app.state.model.written
+    """Serve what train.py writes while the app runs; a bad file leaves the model of before."""
     while True:
         await asyncio.sleep(WATCH_SECONDS)
-        try:
-            before, seen = seen, os.stat(MODEL_PATH).st_mtime_ns
-            if seen != before:
+        with suppress(OSError, ValueError):  # there is none, or a bad one
+            if os.stat(MODEL_PATH).st_mtime_ns != app.state.written:
                 await serve_file(app)
                 log.warning("main_api.py: the new '%s' is served", MODEL_PATH)
-        except OSError:  # there is none
-            continue
-        except Exception as error:  # noqa: BLE001 whatever is wrong with it, the next may be right
-            log.error("main_api.py: %s; the model of before goes on", error)
-
-
-def load(path: str) -> dict:
-    """Return what train.py saved, and when. Raises ValueError with one line: what was found, and
-    what to type."""
-    todo = "run `python train.py`"
-    try:
-        written, content = os.stat(path).st_mtime_ns, Path(path).read_bytes()
-        sha256 = hashlib.sha256(content).hexdigest()
-        if MODEL_SHA256.lower() not in ("", sha256):
-            raise ValueError(f"it has SHA-256 {sha256}, but MODEL_SHA256 is '{MODEL_SHA256}'")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", InconsistentVersionWarning)
-            saved = joblib.load(io.BytesIO(content))
-        if isinstance(saved, dict):
-            card = saved["card"] | {"sha256": sha256}
-            return {key: saved[key] for key in SAVED} | {"card": card, "written": written}
-        found = f"is a bare {type(saved).__name__}"
-        todo = "run `python train.py TABLE --target COLUMN --model PATH`"
-    except InconsistentVersionWarning as error:
-        then, now = error.original_sklearn_version, error.current_sklearn_version
-        found = f"was saved by scikit-learn {then}, this is {now}"
-    except Exception as error:  # noqa: BLE001 a pickle may raise anything
-        found = f"can't be served ({type(error).__name__}: {error})"
-    raise ValueError(f"'{path}' {found}: {todo}")
