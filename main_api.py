@@ -277,7 +277,9 @@ class Model:
         """Return what is unusual about a value of a feature, or about a prediction."""
         feature, end, side = self.checked[place], self.high[place], "above {}, the highest"
         if np.isnan(value):
-            return f"{feature['name']} is missing, as in hardly a row of training"
+            return (
+                f"{feature['name']} is missing, as in only {feature['missing']:,} rows of training"
+            )
         if feature["type"] == "category":
             return f"{feature['name']} is a text that training does not know"
         if value < self.low[place]:
@@ -310,11 +312,14 @@ def body_types(card: dict) -> tuple[TypeAdapter, TypeAdapter]:
     row, columns = {}, {}
     limits = Field(fail_fast=True, min_length=1, max_length=MAX_ROWS)  # the first error will do
     for feature in card["features"]:
-        name, one = feature["name"], bool
+        name, one, about = feature["name"], bool, None
+        if "minimum" in feature:
+            about = f"{feature['minimum']} to {feature['maximum']} in training"
         if feature["type"] == "number":
-            one = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
+            finite = {"ge": -MAX_NUMBER, "le": MAX_NUMBER, "allow_inf_nan": False}
+            one = Annotated[float, Field(description=about, **finite)]
         elif feature["type"] == "date":
-            day = Field(json_schema_extra={"format": "date"})
+            day = Field(description=about, json_schema_extra={"format": "date"})
             one = Annotated[str, day, AfterValidator(to_days)]
         elif feature["type"] == "category":
             places = {choice: place for place, choice in enumerate(feature["choices"])}
@@ -369,11 +374,15 @@ async def read_rows(request: Request, kind: str) -> tuple[Model, np.ndarray]:
         body = from_json(content)
         values = getattr(model, kind).validate_python(body, strict=True)
     except ValidationError as error:
-        entries = error.errors(include_url=False, include_context=False, include_input=False)
-        for entry in entries[:MAX_SENTENCES]:
-            entry["loc"] = ["body", *entry["loc"]]
-            entry["msg"] += ", such as 13.5" if entry["type"] == "float_type" else ""
-        raise HTTPException(422, entries[:MAX_SENTENCES]) from None
+        entries = error.errors(include_url=False, include_context=False)[:MAX_SENTENCES]
+        for entry in entries:
+            kind, sent = entry["type"], entry.pop("input")
+            if kind == "float_type":
+                entry["msg"] += ", such as 13.5"
+            elif kind in ("literal_error", "string_type") and isinstance(sent, int | float):
+                entry["msg"] = f'Input should be a text, in quotes: "{sent}"'
+            entry |= {"loc": ["body", *entry["loc"]], "msg": entry["msg"][:300]}
+        raise HTTPException(422, entries) from None
     except ValueError as error:
         raise refusal(str(error), "json_invalid") from None
     unknown = body.keys() - model.features  # note: pydantic would keep an error for each of them
