@@ -324,12 +324,6 @@ def find_column(name: str | None, table: pd.DataFrame) -> str:
     return name
 
 
-def leave_out(card: dict, reason: str, rows: int) -> None:
-    """Put on the card, and print, that rows are left out."""
-    card["dropped"].append({"rows": rows, "reason": reason})
-    print(f"  {rows:,} rows left out: {reason}")
-
-
 # from a text to a number, and back
 
 MAX_NUMBER = 1e30  # the square of a larger one overflows inside many estimators
@@ -510,201 +504,142 @@ FEW_CHOICES = 20  # so few are choices, and no identifier, also where most are n
 
 
 def read_target(table: pd.DataFrame, card: dict) -> tuple[pd.Series, pd.DataFrame]:
-    """Return the target where it is known, float64 or labels as texts; and the table without a
-    first row where it can't be read."""
-    name, told = card["target"], card["told"]
+    """Return the target where it is known, numbers or labels as texts; and the rows to describe."""
+    name, told, why = card["target"], card["told"], "no number"
     cells = table[name].replace("", told.get("empty", ""))
-    is_label = (cells == "+").sum() >= FOLDS  # then so is "-"
-    known = cells[~cells.isin(MISSING - {"-"} if is_label else MISSING)]
+    known = cells[~cells.isin(MISSING)]
     mark, unit, _ = find_writing(known.value_counts()[:1000], card)
     y = known.map(partial(read_number, decimal=mark, unit=unit)).astype(float).dropna()
-    card["task"], why = told.get("task") or guess_task(y, len(known)), "no number"
+    rare = (y.map(y.value_counts()) < FOLDS).mean()  # so many of the rows, if it were classes
+    most = MAX_GUESSED_CLASSES if rare <= 1 - MOSTLY else 2
+    is_quantity = len(y) > len(known) / 2 and ((y % 1).any() or y.nunique() > most)
+    steps = np.diff(np.unique(y))
+    if is_quantity and most > 2 and len(steps) < FEW_CHOICES < steps.sum() / 10:
+        # codes, of parties say, are far apart, and no multiples of a step as prices are
+        is_quantity = (y % 1).any() or np.gcd.reduce(steps.astype(int)) > 1
+    card["task"] = told.get("task") or ("regression" if is_quantity else "classification")
     if card["task"] == "classification":
-        known = spell_alike(known)
+        known = known.mask(known.str.removesuffix(".0").isin(known), known.str.removesuffix(".0"))
         y, why = known[known.map(known.value_counts()) >= FOLDS], f"in fewer than {FOLDS} rows"
         card["classes"] = sorted(set(y))
-    card["rows"], different = len(y), y.nunique()
-    overrides = "" if "task" in told else " (--task overrides)"
-    print(f"{len(y):,} rows, {table.shape[1]} columns; {card['task']} of '{name}'{overrides}")
-    if len(cells) > len(known):
-        leave_out(card, f"'{name}' is empty or NA", rows=len(cells) - len(known))
-    others = known.drop(y.index)
-    if len(others):
-        some = [f"'{text[:100]}' in row {row + 1}" for row, text in others[:3].items()]
-        leave_out(card, f"'{name}' is {why}: {', '.join(some)}", rows=len(others))
+    card["rows"], others = len(y), known.drop(y.index)
+    print(f"{y.size:,} rows, {table.shape[1]} columns; {card['task']} of '{name}' (see --task)")
+    for left_out, reason in ((cells.drop(known.index), "empty or NA"), (others, why)):
+        if len(left_out):
+            some = [f"'{text[:100]}' in row {row + 1}" for row, text in left_out[:3].items()]
+            reason = f"'{name}' is {reason}: {', '.join(some)}"
+            card["dropped"].append({"rows": len(left_out), "reason": reason})
+            print(f"  {len(left_out):,} rows left out: {reason}")
     if len(others) > 0.02 * len(known):
-        words = f"{len(others):,} of {len(known):,} rows are left out, as '{name}' is {why}"
-        card["notes"].insert(0, f"{words} ({some[0]}): is that right?")
-    if different == 1:
-        raise Refusal(f"'{name}' is always '{y.iloc[0]}': there is nothing to learn; see --empty")
-    if "classes" in card and not 2 <= different <= MAX_CLASSES:
-        raise Refusal(
-            f"'{name}' has {different} classes of {FOLDS} rows or more: is --task another?"
-        )
-    if len(y) < MIN_ROWS:
-        raise Refusal(f"{len(y)} usable rows: give {MIN_ROWS} or more where '{name}' is known")
+        card["notes"].insert(0, f"{len(others):,} of {len(known):,} rows are left out: {reason}")
+    if len(y) < MIN_ROWS or y.nunique() < 2 or len(card.get("classes", [])) > MAX_CLASSES:
+        words = f"'{name}' has {y.nunique()} different values in {len(y)} usable rows"
+        raise Refusal(f"{words}: it needs 2 to {MAX_CLASSES} in {MIN_ROWS}; see --task and --empty")
     # a first row without a target may be no row, but units or a second header
     return y, table.drop(index=others.index[others.index < 2])
-
-
-def spell_alike(texts: pd.Series) -> pd.Series:
-    """Return the texts, 1.0 as 1 where there is that, too."""
-    whole = texts.str.removesuffix(".0")
-    return texts.where(~whole.isin(texts), whole)
-
-
-def guess_task(numbers: pd.Series, known: int) -> str:
-    """Return "regression" for fractions, or many different whole numbers that are no codes."""
-    often = numbers.value_counts().sort_index()
-    # as classes, over a tenth of the rows would be too rare
-    is_rare = len(often) > 2 and often[often < FOLDS].sum() > (1 - MOSTLY) * len(numbers)
-    is_whole, steps = not (often.index % 1).any(), np.diff(often.index)
-    # codes, of parties say, are far apart, and no multiples of a step as prices are
-    is_code = is_whole and not is_rare and len(often) <= FEW_CHOICES < steps.sum() / 10
-    is_code = is_code and np.gcd.reduce(steps.astype(int)) == 1
-    is_quantity = not is_whole or is_rare or len(often) > MAX_GUESSED_CLASSES
-    is_number = len(numbers) > known / 2
-    return "regression" if is_number and is_quantity and not is_code else "classification"
 
 
 # what the other columns are
 
 MAX_CHOICES = 200  # texts in one column; more make a list that nobody scrolls
-NEW_TEXTS = 0.002  # the chance of a text never seen, from which on a category is open
 ID_NAME = re.compile(r"(?i:(\b|_)(id|uuid)|^(index|key|rownames|column 1|unnamed: 0))$|[a-z]I[Dd]$")
 TIME = re.compile(r"(?i:(\b|_)(time|date|day|week|month|quarter|year|period|instant|epoch|t)$)")
 
 
 def read_features(table: pd.DataFrame, rows: pd.Index, card: dict, describe) -> np.ndarray:
-    """Return what the model sees of the rows to learn from; put on the card, and print, what each
-    column is. That is told by all rows: those without the target will be asked for."""
-    arrays, wide, learned = [], max(map(len, table)), table.index.get_indexer(rows)
+    """Return what the model sees of the rows to learn from; all rows tell what a column can be."""
+    columns, wide = [], max(map(len, table))
     for name in table.columns.drop(card["target"]):
         texts = table.pop(name)
         feature = describe(texts, card)
         if isinstance(feature, dict):
-            feature = {"name": name, **feature}
-            column, problems = encode({name: texts}, card | {"features": [feature]})
-            words = {texts.iloc[row] for row, _, _ in problems}
+            X, _ = encode({name: texts}, card | {"features": [{"name": name, **feature}]})
+            odd = texts[np.isnan(X[:, 0]) & ~texts.isin(MISSING)]
             # words stand for a gap, in rows to predict too; a text with digits is misread
-            feature["gaps"] = sorted(word for word in words if not re.search(r"\d", word))
-            feature["nullable"] = bool(np.isnan(column).any())
-            column = column[learned]
-            if np.isnan(column).all():
+            feature["gaps"] = sorted(set(odd[~odd.str.contains(r"\d")]))
+            feature["nullable"] = bool(np.isnan(X).any())
+            column = pd.Series(X[:, 0], texts.index, name=name)[rows]
+            if column.isna().all():
                 feature = "empty where the target is known"
         if isinstance(feature, str):
             card["dropped"].append({"column": name, "reason": feature})
             print(f"  {name:{wide}}  left out: {feature}")
             continue
-        add_range(feature, column[:, 0], card["notes"])
-        card["features"].append(feature)
-        arrays.append(column)
-        print(f"  {name:{wide}}  {sketch(feature)}")
-        if problems:
-            some = "; ".join(f"row {texts.index[row] + 1} {why}" for row, _, why in problems[:3])
-            card["dropped"].append({"column": name, "cells": len(problems), "reason": some})
-            print(f"  {'':{wide}}  {len(problems):,} of these gaps: {some}")
-    if not arrays:
+        what = add_range(feature, column, card["notes"])
+        card["features"].append({"name": name, **feature})
+        columns.append(column.to_numpy())
+        if len(odd):
+            some = ", ".join(f"'{text[:100]}' in row {row + 1}" for row, text in odd[:3].items())
+            card["dropped"].append({"column": name, "cells": len(odd), "reason": some})
+            what += f"   {len(odd):,} unreadable: {some}"
+        print(f"  {name:{wide}}  {feature['type']:8}  {what}")
+    if not columns:
         raise Refusal("no column is left to predict from: the lines above say why")
-    return np.hstack(arrays)
+    return np.column_stack(columns)
 
 
 def describe_column(texts: pd.Series, card: dict) -> dict | str:
     """Return a feature's type, or the reason why the column is left out."""
-    name = texts.name
-    if name in card["told"].get("drop", []):
-        return "by --drop"
-    if name == card["told"].get("group"):
-        return "by --group"
+    name, told = texts.name, card["told"]
     counts = texts[~texts.isin(MISSING)].value_counts()
-    known = counts.sum()
+    known, counter = counts.sum(), list(map(str, range(len(texts) + 1)))
+    if name in [*told.get("drop", []), told.get("group")]:
+        return "by --drop or --group"
     if known < MIN_ROWS:
         return f"known in only {known} rows" if known else "empty"
     if len(counts) == 1 and known == len(texts):
         return f"always '{counts.index[0]}'"
-
     mark, unit, _ = find_writing(counts[:1000], card)
     values = np.array([read_number(text, mark, unit) for text in counts.index], float)
-    is_read = ~np.isnan(values)
-    readable, odd = counts[is_read].sum() / known, counts.index[~is_read]
-    is_word = len(odd) == 1 and not re.search(r"\d", odd[0])  # that stands for a gap
-    is_mostly = readable >= MOSTLY or (readable > 0.5 and is_word)
-    is_number = readable == 1 or (is_mostly and len(counts) > FEW_CHOICES)
+    readable, odd = counts[~np.isnan(values)].sum() / known, counts.index[np.isnan(values)]
+    least = 0.5 if len(odd) == 1 and not re.search(r"\d", odd[0]) else MOSTLY  # a word for a gap
+    is_number = readable == 1 or (readable >= least and len(counts) > FEW_CHOICES)
     for pattern, share in ((r"0\d", 0.01), ("[<>]", 0.5)):  # codes such as 02139; ages such as <5
-        if counts[counts.index.str.match(pattern)].sum() > share * known:
-            is_number = False
-    if not is_number or counts[counts.index.str.fullmatch(EIGHT_DIGITS)].sum() >= MOSTLY * known:
-        layout = find_layout(texts, counts, card["notes"])
-        if layout:
-            return {"type": "date", "format": layout}
-    is_whole = is_number and not (values[is_read] % 1).any()
-    if ID_NAME.search(name) and len(counts) > FEW_CHOICES and (is_whole or not is_number):
+        is_number &= counts[counts.index.str.match(pattern)].sum() <= share * known
+    eight = counts[counts.index.str.fullmatch(EIGHT_DIGITS)].sum() / known
+    if (not is_number or eight >= MOSTLY) and (layout := find_layout(texts, counts, card["notes"])):
+        return {"type": "date", "format": layout}
+    if ID_NAME.search(name) and len(counts) > FEW_CHOICES and not (values % 1 > 0).any():
         again = f"; --group {name} keeps its rows together" if len(counts) < known / 2 else ""
         return f"an identifier, by its name; rename it to keep it{again}"
+    if texts.tolist() in (counter[:-1], counter[1:]) and not TIME.search(name):
+        return "an identifier: it counts the rows; shuffle them to keep it"
     if is_number:
-        counter = [str(n) for n in range(int(texts.iloc[0] == "1"), len(texts) + 1)]
-        if texts.tolist() == counter[: len(texts)] and not TIME.search(name):
-            return "an identifier: it counts the rows; shuffle them to keep it"
-        own = {"unit": unit, "decimal": mark if mark != card["decimal"] else ""}
-        return {"type": "number"} | {key: text for key, text in own.items() if text}
+        return {"type": "number", "decimal": mark} | ({"unit": unit} if unit else {})
     if counts.index.str.lower().isin(["false", "true"]).all():
         return {"type": "boolean"}
-    return describe_choices(counts)
-
-
-def describe_choices(counts: pd.Series) -> dict | str:
-    """Return a category, or the reason why its texts are none.
-
-    It is open where new texts will come: the share of texts seen once is the chance that the next
-    row has a new one (I. J. Good, "The population frequencies of species", 1953).
-    """
-    counts = counts.groupby(spell_alike(counts.index.to_series())).sum()
-    known, once = counts.sum(), (counts == 1).sum()
-    if len(counts) <= min(MAX_CHOICES, known // 2):
-        is_open = once > 1 and once / known >= NEW_TEXTS
-        choices = counts[counts > 1] if is_open else counts
-    else:
-        is_open, choices = True, counts[counts >= FOLDS].nlargest(MAX_CHOICES - 1)
-        if len(choices) < 2 or choices.sum() < known / 4:
-            if np.average(counts.index.str.split().str.len(), weights=counts) > 4:
-                return "free text"
-            if len(counts) == known:
-                return "an identifier: every text is different"
-            return f"{len(counts):,} different texts in {known:,} cells are too many for a choice"
+    whole = counts.index.str.removesuffix(".0")
+    counts = counts.groupby(counts.index.where(~whole.isin(counts.index), whole)).sum()  # 1.0 is 1
+    # the share of texts seen once is the chance that the next row has a new one (I. J. Good, 1953)
+    is_open = len(counts) > MAX_CHOICES or (counts == 1).sum() >= max(2, 0.002 * known)
+    least = FOLDS if len(counts) > MAX_CHOICES else 2
+    choices = counts[counts >= least].nlargest(MAX_CHOICES - 1) if is_open else counts
+    if choices.sum() < known / 4:
+        is_text = np.average(counts.index.str.count(" "), weights=counts) > 3
+        return "free text" if is_text else f"{len(counts):,} different texts in {known:,} cells"
     feature = {"type": "category", "choices": sorted(choices.index)}
     return feature | {"open": True} if is_open else feature
 
 
 def find_layout(texts: pd.Series, counts: pd.Series, notes: list[str]) -> str | None:
     """Return how these texts write a date, None if they do not; note what had to be assumed."""
-
-    def share(layout: str, counts: pd.Series) -> float:
-        is_date = [read_date(text, layout) is not None for text in counts.index]
-        return counts[is_date].sum() / max(1, counts.sum())
-
-    some = counts[counts.index.str.contains(r"\d")].head(20).clip(upper=1)  # no words for a gap
-    likely = [each for each in (ISO, *LAYOUTS.split()) if share(each, some) > 0.5]
-    if ISO in likely and share(ISO, counts) == 1:  # the others would read it too
-        return ISO
-    if counts.index.str.contains(".", regex=False).any():  # only the day stands before a point
-        likely = [layout for layout in likely if not layout.startswith("%m-%d")]
-    shares = {layout: share(layout, counts) for layout in likely}
-    best = max(shares, key=shares.get, default="")
-    if shares.get(best, 0) < MOSTLY:
-        return None
-    swapped = best.translate(SWAPPED_DAY)
-    if swapped == best or shares.get(swapped) != shares[best]:
-        return best
+    some, dates = counts.index[:: len(counts) // 1000 + 1].to_series(), {}
+    for layout in (ISO, *LAYOUTS.split()):
+        dates[layout] = some.map(partial(read_date, layout=layout)).notna().sum()
+    best, *others = [layout for layout in dates if dates[layout] == max(dates.values())]
+    is_date = dates[best] >= max(1, MOSTLY * len(some))
+    if not is_date or best == ISO or not others:  # what is ISO is read with any of them
+        return best if is_date else None
+    if some.str.match(r"\d+\.").any():  # only the day stands before a point
+        return others[0]
     steps = {}  # where the rows are in order, of more equal length if it is the right one
-    for layout in (best, swapped):
-        days = texts.map(partial(read_date, layout=layout)).to_numpy(float)
+    for layout in (best, *others):
+        days = texts.map(partial(read_date, layout=layout)).dropna().to_numpy(float)
         if is_in_order(days):
-            steps[layout] = np.ptp(np.diff(days[~np.isnan(days)]))
-    if steps:
-        return min(steps, key=steps.get)
-    words = "day first" if best.startswith("%d") else "month first"
-    notes.append(f"'{counts.index[0]}' in '{texts.name}' is read as a date, {words}")
-    return best
+            steps[layout] = np.ptp(np.diff(days))
+    if not steps:
+        notes.append(f"'{counts.index[0]}' in '{texts.name}' is read as a date, month first")
+    return min(steps, key=steps.get, default=best)
 
 
 def is_in_order(values: np.ndarray) -> bool:
@@ -714,41 +649,27 @@ def is_in_order(values: np.ndarray) -> bool:
     return is_long and min((steps < 0).mean(), (steps > 0).mean()) < DISORDER
 
 
-def add_range(feature: dict, column: np.ndarray, notes: list[str]) -> None:
-    """Add the default, counts and range; note a frequent value far from all others, as -999 is."""
-    values = column[~np.isnan(column)]
+def add_range(feature: dict, column: pd.Series, notes: list[str]) -> str:
+    """Add the default, counts and range, told in words; note a value that may stand for a gap."""
+    values = column.dropna().to_numpy()
     feature["missing"] = len(column) - len(values)  # rows
+    gaps = f"   {feature['missing']:,} gaps" if feature["missing"] else ""
     if feature["type"] in ("category", "boolean"):
-        places = len(feature.get("choices", [False, True])) + feature.get("open", False)
-        counts = np.bincount(values.astype(int), minlength=places)
-        feature["default"] = decode(feature, counts.argmax())
-        feature["counts"] = counts.tolist()  # of each choice
-        return
-    feature["counts"] = np.histogram(values - values.min(), bins=20)[0].tolist()
+        choices = feature.get("choices", ["false", "true"])
+        counts = np.bincount(values.astype(int), minlength=len(choices) + ("open" in feature))
+        feature |= {"default": decode(feature, counts.argmax()), "counts": counts.tolist()}
+        return ", ".join(choices)[:60] + gaps
     if feature["type"] == "number":
         feature["integer"] = bool((values % 1 == 0).all() and abs(values).max() < 2**53)
-    ends = np.percentile(values, [0, 50, 100], method="lower")
-    for key, value in zip(("minimum", "default", "maximum"), ends):
-        feature[key] = decode(feature, value)
-    different, times = np.unique(values, return_counts=True)
-    for end, others in ((0, different[1:]), (-1, different[:-1])):
-        is_often = times[end] >= max(FOLDS, 0.005 * len(values)) and len(others) >= FEW_CHOICES
-        if is_often and min(abs(others - different[end])) > np.ptp(others):
-            words = f"comes {times[end]:,} times, far from all others: is it a gap?"
-            notes.append(f"{show(different[end])} in '{feature['name']}' {words}")
-
-
-def sketch(feature: dict) -> str:
-    """Return in one line what a feature is."""
-    kind = "whole number" if feature.get("integer") else feature["type"]
-    kind = f"open {kind}" if "open" in feature else kind
-    what = ", ".join(feature.get("choices", []))[:60]
-    if "minimum" in feature:
-        ends = [feature["minimum"], feature["maximum"]]
-        ends = map(show, ends) if feature["type"] == "number" else ends
-        what = f"{' to '.join(ends)} {feature.get('unit', '')}".strip()
-    gaps = f"   {feature['missing']:,} gaps" if feature["missing"] else ""
-    return f"{kind:13}  {what}{gaps}"
+    feature["counts"] = np.histogram(values - values.min(), bins=20)[0].tolist()
+    ends = [decode(feature, end) for end in np.percentile(values, [0, 50, 100], method="lower")]
+    feature |= dict(zip(("minimum", "default", "maximum"), ends))
+    for end in (values.min(), values.max()):
+        others = values[values != end]
+        is_often = len(values) - len(others) >= FOLDS and len(np.unique(others)) >= FEW_CHOICES
+        if is_often and abs(others - end).min() > np.ptp(others):
+            notes.append(f"{show(end)} in '{column.name}' is far from all others: is it a gap?")
+    return f"{ends[0]} to {ends[2]} {feature.get('unit', '')}".rstrip() + gaps
 
 
 # a model that was there before, or one by names: the array becomes a DataFrame again
