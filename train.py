@@ -45,7 +45,7 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.frozen import FrozenEstimator
-from sklearn.impute import SimpleImputer
+from sklearn.impute import MissingIndicator, SimpleImputer
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import KFold, StratifiedKFold, TimeSeriesSplit
@@ -72,7 +72,7 @@ def main() -> None:
     card["uncertainty"] = measure_uncertainty(answers, y[tested], y, card)
     if len(card.get("classes", [])) == 2 == len(set(y[tested])):
         card["cutoffs"] = measure_cutoffs(answers, y[tested], card)
-    card["examples"] = pick_examples(X, y, card)
+    card["examples"] = pick_examples(answers, X[tested], y[tested], card)
     note_results(answers, y[tested], card)
 
     # fit the best to all rows, unless it was given, and save it with its card
@@ -837,6 +837,7 @@ def describe_given(ask, frame: pd.DataFrame, key_of: dict, texts: pd.Series, car
 
 # the models
 
+FEW_GAPS = 30
 LARGE_WORK = 50_000  # rows times classes: beyond, one fold is enough, and so many rows to fit to
 
 
@@ -851,8 +852,10 @@ def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
         Boosting = HistGradientBoostingRegressor
 
     # a linear model wants numbers in the range that it learned from, gaps filled, choices one-hot
-    gaps = SimpleImputer(strategy="median", add_indicator=True)
-    inputs = make_pipeline(MinMaxScaler(clip=True), StandardScaler(), gaps)
+    inputs = [MinMaxScaler(clip=True), StandardScaler(), SimpleImputer(strategy="median")]
+    inputs = make_pipeline(*inputs)
+    few = min(FEW_GAPS, 0.05 * card["rows"])  # gaps in so few rows don't teach what they mean
+    gaps = [place for place, feature in enumerate(features) if feature["missing"] > few]
     dates = [place for place, feature in enumerate(features) if feature["type"] == "date"]
     sizes = np.array([len(feature.get("choices", [])) for feature in features])
     one_hot, chosen = OneHotEncoder(handle_unknown="ignore"), np.flatnonzero(sizes)
@@ -861,17 +864,22 @@ def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
         places = np.concatenate([np.arange(size) for size in sizes])
         one_hot = FunctionTransformer(partial(np.equal, places))
         chosen = np.repeat(np.arange(len(sizes)), sizes)
-    if dates or sizes.any():
+    if dates or gaps or sizes.any():
         waves = FunctionTransformer(partial(calendar, waves=True))
-        numbers = (inputs, np.flatnonzero(sizes == 0))
-        inputs = make_column_transformer(numbers, (one_hot, chosen), (waves, dates))
+        inputs = make_column_transformer(
+            (inputs, np.flatnonzero(sizes == 0)),
+            (MissingIndicator(features="all"), gaps),
+            (one_hot, chosen),
+            (waves, dates),
+        )
 
     # boosting takes gaps as they are; the quick one the places of choices as numbers, the slow one
     # as what they are, for 1 to 2 ms a call; each round fits a tree for each class
     rounds = max(10, 2000 // classes)
     quick = {"max_iter": min(75, rounds), "learning_rate": 0.13, "max_leaf_nodes": 15}
     quick = Boosting(random_state=0, early_stopping=False, **quick)
-    slow = {"max_iter": min(400, rounds), "learning_rate": 0.06, "early_stopping": True}
+    slow = {"max_iter": min(400, rounds), "learning_rate": 0.06}
+    slow["early_stopping"] = card["rows"] > 20 * classes  # by a tenth of them, of each class
     slow |= {"n_iter_no_change": 20, "categorical_features": np.flatnonzero(sizes > 2)}
     slow = Boosting(random_state=0, **slow)
     if dates:
@@ -1122,7 +1130,9 @@ def note_results(answers: np.ndarray, truth: np.ndarray, card: dict) -> None:
     left = card["metrics"][loss] / (card["baseline"][loss] or 1.0)
     names, gains = zip(*card["importance"].items())
     if left > 0.99:
-        notes.insert(0, "hardly better, if at all, than the dummy, which ignores all columns")
+        word = "worse" if left > 1 else "hardly better"
+        word = "no better" if card["estimator"] == "dummy" else word
+        notes.insert(0, f"{word} than the dummy, which ignores all columns")
     elif left < 0.5 and len(gains) > 1 and gains[0] > 0.9 * np.maximum(gains, 0).sum():
         words = f"is it known before '{card['target']}' is? --drop leaves a column out"
         notes.append(f"'{names[0]}' tells almost all of it: {words}")
@@ -1174,17 +1184,21 @@ def say_before(before: dict, y: np.ndarray, card: dict) -> None:
 # what is saved
 
 
-def pick_examples(X: np.ndarray, y: np.ndarray, card: dict) -> list[dict]:
-    """Return up to five real rows as JSON has them, those nearest to the middle of their class, the
-    largest class first; or of the rows of low, middling and high targets, the middle first."""
-    parts = np.array_split(y.argsort(kind="stable"), min(5, len(y)))
-    parts.insert(0, parts.pop(len(parts) // 2))
+def pick_examples(answers: np.ndarray, X: np.ndarray, y: np.ndarray, card: dict) -> list[dict]:
+    """Return up to five real rows as JSON has them: of those that are answered well, the nearest to
+    the middle of their class, the largest class first; or of low to high, the middle first."""
+    losses, parts = losses_of(y, answers, card), np.array_split(y.argsort(kind="stable"), 5)
+    parts.insert(0, parts.pop(2))
     if "classes" in card:
         parts = [np.flatnonzero(y == label) for label in pd.Series(y).value_counts().index[:5]]
+    is_choice = ["minimum" not in feature for feature in card["features"]]
     examples = []
     for part in parts:
+        part = part[losses[part] <= np.median(losses[part])]
         table = pd.DataFrame(X[part], part)
-        far = ((table - table.median()).abs() / np.nanstd(X, axis=0)).clip(upper=2).fillna(2)
+        middle = table.median()
+        middle[is_choice] = table.mode().iloc[0][is_choice]
+        far = ((table - middle).abs() / np.nanstd(X, axis=0)).clip(upper=2).fillna(2)
         row = far.sum(axis=1).idxmin()
         values = {f["name"]: decode(f, value) for f, value in zip(card["features"], X[row])}
         examples.append({"features": values, "target": y[row].item()})
@@ -1209,7 +1223,8 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
         "by_probability": by_probability,  # the predicted label is always the most probable one
         "low": np.nanmin(X, axis=0),
         "high": high,
-        "rarely_missing": np.isnan(X).sum(axis=0) <= min(30, 0.05 * len(X)),  # as good as unseen
+        # where a gap is as good as unseen
+        "rarely_missing": np.isnan(X).sum(axis=0) <= min(FEW_GAPS, 0.05 * len(X)),
     }
     new = MODEL_PATH.with_name(f".{MODEL_PATH.name}.{os.getpid()}")
     try:
@@ -1218,6 +1233,8 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
     except OSError as error:
         words = f"'{MODEL_PATH}' can't be written ({error.strerror}): set MODEL_PATH"
         raise Refusal(words) from None
+    finally:
+        new.unlink(missing_ok=True)
     return hashlib.sha256(MODEL_PATH.read_bytes()).hexdigest()
 
 
