@@ -277,9 +277,8 @@ class Model:
         """Return what is unusual about a value of a feature, or about a prediction."""
         feature, end, side = self.checked[place], self.high[place], "above {}, the highest"
         if np.isnan(value):
-            return (
-                f"{feature['name']} is missing, as in only {feature['missing']:,} rows of training"
-            )
+            few = f"{feature['missing']:,} of {self.card['rows']:,} rows"
+            return f"{feature['name']} is missing, as in only {few} of training"
         if feature["type"] == "category":
             return f"{feature['name']} is a text that training does not know"
         if value < self.low[place]:
@@ -312,9 +311,10 @@ def body_types(card: dict) -> tuple[TypeAdapter, TypeAdapter]:
     row, columns = {}, {}
     limits = Field(fail_fast=True, min_length=1, max_length=MAX_ROWS)  # the first error will do
     for feature in card["features"]:
-        name, one, about = feature["name"], bool, None
+        name, one, about = feature["name"], bool, ""
         if "minimum" in feature:
-            about = f"{feature['minimum']} to {feature['maximum']} in training"
+            unit = f" {feature['unit']}" if "unit" in feature else ""
+            about = f"{feature['minimum']} to {feature['maximum']}{unit} in training"
         if feature["type"] == "number":
             finite = {"ge": -MAX_NUMBER, "le": MAX_NUMBER, "allow_inf_nan": False}
             one = Annotated[float, Field(description=about, **finite)]

@@ -568,17 +568,21 @@ def test_train_describes_or_leaves_out(tmp_path):
 def test_one_hot():
     """Each choice has a column of its own: so the middle one of three can be the highest. A gap may
     tell, too, if there are enough of them."""
-    three = [{"type": "category", "choices": ["a", "b", "c"], "missing": 0}]
+    three = [{"type": "category", "choices": ["a", "b", "c"], "missing": 0, "nullable": False}]
     card = {"task": "regression", "rows": 27}
     ridge = train.build_model(card | {"features": three})["ridge regression"]
     X, y = np.array([[0.0], [1], [2]] * 9), [0, 9, 0] * 9
     assert ridge.fit(X, y).predict(X) == pytest.approx(y, abs=0.1)
     for missing, gap in ((9, 9), (1, 4.5)):  # of one row it is not learned
-        features = [{"type": "number", "missing": missing}]
+        features = [{"type": "number", "missing": missing, "nullable": True}]
         ridge = train.build_model(card | {"features": features})["ridge regression"]
         found = ridge.fit([[math.nan], [0.5]] * 9, [9, 0] * 9).predict([[math.nan]])
         assert found == pytest.approx([gap], abs=0.1)
-    two = [*three, {"type": "number", "missing": 0}, three[0] | {"choices": ["d", "e"]}]
+    two = [
+        *three,
+        {"type": "number", "missing": 0, "nullable": False},
+        three[0] | {"choices": ["d", "e"]},
+    ]
     ridge = train.build_model(card | {"features": two})["ridge regression"]
     X = np.array([[0, 7, 1], [2, 8, 0], [1, 9, math.nan], [9, 9, 9]])
     found = ridge[0].fit(X).transform(X)[:, 1:]
@@ -1007,11 +1011,11 @@ def test_train_keeps_the_lower_loss(tmp_path, monkeypatch):
         assert saved.card["baseline"]["root_mean_squared_error"] == pytest.approx(1, rel=0.02)
         assert f"root mean squared error {math.hypot(1, offs[0]):.4g}" in saved.printed
         assert re.search("  no +can't be fitted: When using", saved.printed)
-        assert "no better than the dummy" in saved.card["notes"][0]
+        assert "than the dummy, which ignores" in saved.card["notes"][0]
     # a single one is kept, whatever it is worth
     saved = fit(tmp_path, table, "--task", "regression", build=lambda *_: models[0])
     assert (saved.card["estimator"], saved.model.constant) == ("DummyRegressor", 2.5)
-    assert "no better than the dummy" in saved.card["notes"][0]
+    assert "worse than the dummy" in saved.card["notes"][0]
     # a later one is better for half of the rows, or in one row alone
     a, spike = 10 * x, np.where(x < 9.7, 0, 30)
     answers = {"a": a, "b": a + spike, "c": a + (x < 5)}
@@ -1100,7 +1104,7 @@ A, B, _ = NOISE
 @pytest.mark.parametrize(("columns", "notes"), [
     ({"a": A, "b": B, "y": sum(NOISE)}, []),
     ({"a": A, "b": B, "y": 9 * A + NOISE[2]}, ["'a' tells almost all of it: is it known"]),
-    ({"a": A, "b": B, "y": NOISE[2]}, ["no better than the dummy"]),
+    ({"a": A, "b": B, "y": NOISE[2]}, ["than the dummy, which ignores"]),
     ({"a": [f"{i % 9 + 1}/{i % 8 + 1}/2024" for i in range(100)], "b": B, "y": B + NOISE[2]},
      ["' in 'a' is read as a date, month first"]),
     # the order of the rows tells that the day is first, and the months' equal steps that it isn't
@@ -1295,7 +1299,8 @@ def test_warns(tmp_path):
         rows = list(csv.reader(scored.splitlines()))[1:]
         assert [row[-2:] for row in rows] == [["; ".join(above), ""], ["; ".join(gap), ""]]
         status, answer = ask(url + "/predict", {"town": 7})
-        assert (status, "valid string" in str(answer)) == (422, True)
+        assert (status, 'a text, in quotes: "7"' in str(answer)) == (422, True)
+        assert "2 to 19 mi. in training" in str(ask(url + "/openapi.json")[1])
 
 
 def test_odd_estimator(apis, tmp_path):
