@@ -283,7 +283,9 @@ class Model:
             return f"{feature['name']} is a text that training does not know"
         if value < self.low[place]:
             end, side = self.low[place], "below {}, the lowest"
-        spelled = [f"{number:.12g} {feature.get('unit', '')}".strip() for number in (value, end)]
+        digits = 12 if feature["name"] in self.features else 6  # as sent, or as a model answers
+        unit = f" {feature['unit']}" if "unit" in feature else ""
+        spelled = [f"{number:.{digits}g}{unit}" for number in (value, end)]
         if feature["type"] == "date":
             spelled = decode(feature, value), decode(feature, end)
         return f"{feature['name']} {spelled[0]} is {side.format(spelled[1])} in training"
