@@ -1,7 +1,6 @@
-"""Serve model.joblib over HTTP. Schema, documentation and checks are made from the card in the
-file, so this serves whatever table train.py was given, and a new file as soon as it is there.
+"""Serve model.joblib over HTTP: schema, documentation and checks are made from the card in it.
 
-    uvicorn main_api:app --host 127.0.0.1 --port 8001        # then open /docs
+uvicorn main_api:app --host 127.0.0.1 --port 8001        # then open /docs
 """
 
 import asyncio
@@ -185,7 +184,7 @@ class Model:
             self.high = np.append(self.high, self.card["uncertainty"]["maximum"])
             self.rarely_missing = np.append(self.rarely_missing, False)
         self.waiting: deque[tuple[np.ndarray, asyncio.Future]] = deque()
-        self.calls: asyncio.Task | None = None  # is done when nobody waits
+        self.is_called = False  # or will be, by those who wait
         # one thread, so that an estimator is never asked two things at once; with assume_finite
         self.thread = ThreadPoolExecutor(1, initializer=set_config, initargs=(True,))
 
@@ -197,8 +196,8 @@ class Model:
         for start in range(0, len(X), MAX_CALL_ROWS):
             future = asyncio.get_running_loop().create_future()
             self.waiting.append((X[start : start + MAX_CALL_ROWS], future))
-            if self.calls is None or self.calls.done():
-                self.calls = asyncio.create_task(self.make_calls())
+            if not self.is_called:
+                self.hand_out([], [])
             part = await future
             columns = [a + b for a, b in zip(columns, part)] if columns else part
         if None in columns[0]:
@@ -206,23 +205,25 @@ class Model:
             raise refusal(f"The model has no answer for these values (row {row})", "no_answer")
         return columns
 
-    async def make_calls(self) -> None:
-        """Call the model, again and again while somebody waits, and hand out its answers."""
-        while self.waiting:
-            batch, columns = await asyncio.wrap_future(self.thread.submit(self.make_call))
-            stop = 0
-            for X, future in batch:
-                start, stop = stop, stop + len(X)
-                if not future.done():  # cancelled, as its client has gone
-                    future.set_result([column[start:stop] for column in columns])
+    def hand_out(self, batch: list, columns: list[list]) -> None:
+        """Hand out the answers of a call, and have the next one made if somebody waits."""
+        stop = 0
+        for X, future in batch:
+            start, stop = stop, stop + len(X)
+            if not future.done():  # cancelled, as its client has gone
+                future.set_result([column[start:stop] for column in columns])
+        self.is_called = bool(self.waiting)
+        if self.is_called:  # a moment later, so that requests that are read together share a call
+            asyncio.get_running_loop().call_soon(self.thread.submit, self.make_call)
 
-    def make_call(self) -> tuple[list, list[list]]:
-        """Return who shares a call, and the answers: in the thread, so as late as can be."""
+    def make_call(self) -> None:
+        """Answer those who wait by now with one call. It runs in the thread."""
         batch, room = [], MAX_CALL_ROWS
         while self.waiting and len(self.waiting[0][0]) <= room:
             batch.append(self.waiting.popleft())
             room -= len(batch[-1][0])
-        return batch, self.answer(np.concatenate([X for X, _ in batch]))
+        columns = self.answer(np.concatenate([X for X, _ in batch]))
+        batch[0][1].get_loop().call_soon_threadsafe(self.hand_out, batch, columns)
 
     def answer(self, X: np.ndarray, is_part: bool = False) -> list[list]:
         """Return ask()'s columns, with None for a prediction where the model raises."""
@@ -387,9 +388,9 @@ async def read_rows(request: Request, kind: str) -> tuple[Model, np.ndarray]:
         raise HTTPException(422, entries) from None
     except ValueError as error:
         raise refusal(str(error), "json_invalid") from None
-    unknown = body.keys() - model.features  # note: pydantic would keep an error for each of them
-    if unknown:
-        raise refusal("There is no such feature", "extra_forbidden", min(unknown)[:100])
+    for name in body:  # note: of a million unknown names pydantic would keep an error each
+        if name not in model.features:
+            raise refusal("There is no such feature", "extra_forbidden", name[:100])
     if kind == "Row":
         return model, np.array([[values.get(name) for name in model.features]], float)
     lengths = {len(column) for column in values.values() if column}
@@ -410,9 +411,8 @@ async def share_out(x: np.ndarray, model: Model) -> dict[str, Any]:
     rows = model.background[: max(1, MAX_EXPLAIN_CELLS // (2 * n * (n + 1)))]
     there = rng.permuted(np.tile(np.arange(n), (len(rows), 1)), axis=1)
     steps = np.vstack([there, n - 1 - there])  # of each walk, when it replaces each feature
-    before = np.arange(n + 1)[:, None] <= steps[:, None]  # of shape (walks, n + 1, n)
-    walks = np.where(before, np.vstack([rows, rows])[:, None], x)
-    columns = await model.predict(np.vstack([x, *walks]))
+    walks = np.where(np.arange(n + 1)[:, None] > steps[:, None], x, np.tile(rows, (2, 1))[:, None])
+    columns = await model.predict(np.vstack([x, *walks]))  # walks of shape (n + 1, n)
     outputs = columns[1 + model.classes.index(columns[0][0])] if model.classes else columns[0]
     value, outputs = outputs[0], np.reshape(outputs[1:], (-1, n + 1))  # a row for each walk
     gains = np.take_along_axis(np.diff(outputs), steps, axis=1)  # of each feature
