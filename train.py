@@ -26,7 +26,7 @@ from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 # boosting's threads wait for each other at each step: on a shared machine, slower than one thread
@@ -51,21 +51,20 @@ from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import KFold, StratifiedKFold, TimeSeriesSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, OneHotEncoder, StandardScaler
-from sklearn.utils import get_tags
 
 MODEL_PATH = Path(os.environ.get("MODEL_PATH") or "model.joblib")
 
 
 def main() -> None:
-    started, options = time.perf_counter(), read_options()
+    started = time.perf_counter()
+    options = read_options()
     before = load_before()  # what model.joblib holds now, of last month perhaps
 
     # read the table, decide what each column is, turn it into numbers, choose the folds
     X, y, folds, card = prepare(**options, before=before)
 
     # compare a dummy and the candidates of build_model(), or models fitted like the given one, on
-    # rows that they have not seen: `clones` are fitted, one for each fold, and their answers are
-    # for the rows `tested`, fold after fold
+    # rows that they have not seen: a clone for each fold, and its answers for the rows `tested`
     best, clones, answers = compare(find_models(X, y, folds, card), X, y, folds, card)
     card["importance"] = measure_importance(clones, X, y, folds, card)
     tested = np.concatenate([test for _, test in folds])
@@ -76,18 +75,19 @@ def main() -> None:
     note_results(answers, y[tested], card)
 
     # fit the best to all rows, unless it was given, and save it with its card
-    is_given = hasattr(best, "estimator_")  # then it is fitted, and served as it is
-    how = "as it was given" if is_given else f"fitting it to {len(y):,} rows"
-    print(f"keeping the {card['estimator']}, {how}", flush=True)
-    model = best if is_given else clone(best).fit(X, y)
+    if hasattr(best, "estimator_"):  # it is fitted, and served as it is
+        print(f"keeping the {card['estimator']}, as it was given")
+    else:
+        print(f"keeping the {card['estimator']}, fitting it to {len(y):,} rows", flush=True)
+        best = clone(best).fit(X, y)
     if card["estimator"] != "dummy":
         print("what matters most: " + ", ".join(list(card["importance"])[:3]))
     for note in card["notes"]:
         print(f"  note: {note}")
     if before:
         say_before(before, y, card)
-    sha256, seconds = save(model, X, card), time.perf_counter() - started
-    print(f"saved {MODEL_PATH}: sha256 {sha256}, {seconds:.1f} s in all")
+    sha256 = save(best, X, card)
+    print(f"saved {MODEL_PATH}: sha256 {sha256}, {time.perf_counter() - started:.1f} s in all")
     print("next: bash start.sh; where it runs already, the new model is served by itself")
 
 
@@ -99,41 +99,33 @@ def prepare(path=None, model: str = "", before: dict | None = None, **options: s
     content, about = load_table(path)
     encoding, notes = find_encoding(content, options.get("encoding"))
     table, separator = read_frame(content, encoding)
-    told = {key: readable(value) for key, value in options.items() if value is not None}
-    if told.get("drop"):
-        told["drop"] = [find_column(name.strip(), table) for name in told["drop"].split(",")]
-    told = told_before(before, table, told) | told
-    told = {key: value for key, value in told.items() if value}  # --drop "" takes it back
+    told = about | {key: value for key, value in options.items() if value is not None}
+    told = find_options(told, table, before)
     if model:
-        given = load_given(model)
-        # a classifier without probabilities is refused by load_given()
+        given = load_given(model)  # which refuses a classifier without probabilities
         told["task"] = "classification" if hasattr(given, "predict_proba") else "regression"
-    card = start_card(find_column(told.get("target"), table), about, told, notes)
+    card = start_card(find_column(told.get("target"), table), told, notes)
     cells = pd.Series(table.head(1000).to_numpy().ravel("F")).value_counts(sort=False)
     card["decimal"], _, _ = find_writing(cells, card, separator)
     target, table = read_target(table, card)
-    y, rows = np.array(target.tolist()), target.index
+    y, known = np.array(target.tolist()), table.loc[target.index]
     if before:
-        before["X"] = encode(table.loc[rows], before["card"])[0]
-    groups = table.loc[rows, find_column(told["group"], table)] if "group" in told else None
+        before["X"], _ = encode(known, before["card"])
+    groups = known[find_column(told["group"], table)] if "group" in told else None
     if model:
-        options = {"sep": separator, "decimal": card["decimal"], "encoding": encoding}
-        as_pandas = partial(pd.read_csv, io.BytesIO(content), index_col=False, **options)
-        X = read_given(given, as_pandas, table, target, card)
+        how = {"sep": separator, "decimal": card["decimal"], "encoding": encoding}
+        X = read_given(given, content, how, table, target, card)
     else:
-        X = read_features(table, rows, card, describe_column)
+        X = read_features(table, target.index, card, describe_column)
     return X, y, make_folds(X, y, groups, card), card
 
 
-def start_card(target: str, about: dict, told: dict, notes: list[str]) -> dict:
+def start_card(target: str, told: dict, notes: list[str]) -> dict:
     """Return the card, which tells API and page all that they know; the steps above fill it in."""
     packages = ("scikit-learn", "numpy", "pandas", "joblib")
     return {
-        "name": "table",  # for people, like the next two
-        "title": f"Predict {target}",
-        "description": f"Predicts {target} from a table's columns.",
-        **about,
-        **{key: told[key] for key in ("title", "description") if key in told},
+        "title": told.get("title", f"Predict {target}"),  # for people, like the next
+        "description": told.get("description", f"Predicts {target} from a table's columns."),
         "trained": date.today().isoformat(),
         "task": "",  # "classification", with "classes", the labels in order; or "regression"
         "target": target,  # its column's name
@@ -182,20 +174,12 @@ def read_options() -> dict[str, str | None]:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("path", nargs="?", help="a CSV file; left out: the wine data")
     parser.add_argument("--model", help="a file with your fitted pipeline, to serve as it is")
+    choices = {"task": ["classification", "regression"], "decimal": [".", ","]}
     for name, text in OPTIONS.items():
-        choices = {"task": ["classification", "regression"], "decimal": [".", ","]}
         parser.add_argument(f"--{name}", choices=choices.get(name), help=text)
-    return vars(parser.parse_args())
-
-
-def show(value: float) -> str:
-    """Return a number as people read it: 69,780 or 0.4217."""
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
-
-
-def readable(text: str) -> str:
-    """Return what came from the shell so that JSON can hold it, whatever bytes it had."""
-    return text.encode(errors="replace").decode()
+    # JSON can't hold what a shell sends that is no UTF-8
+    words = [word.encode(errors="replace").decode() for word in sys.argv[1:]]
+    return vars(parser.parse_args(words))
 
 
 # from a file to a table of texts
@@ -206,16 +190,16 @@ MAX_ROW_CHARACTERS = 1_000_000  # a longer row is no row: a quote that nobody cl
 
 
 def load_table(path: str | None) -> tuple[bytes, dict]:
-    """Return a table as CSV, and its name, title and description. Replace it for other sources:
+    """Return a table as CSV, and OPTIONS of its own. Replace it for other sources:
     `return pandas.read_sql(query, connection).to_csv(index=False).encode(), {}` is enough."""
     if path is not None:
-        return Path(path).read_bytes(), {"name": readable(Path(path).stem)}
+        return Path(path).read_bytes(), {}
     wine = load_wine(as_frame=True)
-    table = wine.data.rename(columns=lambda name: name.replace("_", " "))
+    table = wine.data.set_axis(wine.data.columns.str.replace("_", " "), axis=1)
     table["wine"] = np.array(["Barolo", "Grignolino", "Barbera"])[wine.target]
-    text = "Tells three wines apart by 13 measurements (M. Forina et al., PARVUS, 1988)."
-    about = {"name": "wine", "title": "Barolo, Grignolino or Barbera?", "description": text}
-    return table.to_csv(index=False).encode(), about
+    about = "Tells three wines apart by 13 measurements (M. Forina et al., PARVUS, 1988)."
+    options = {"title": "Barolo, Grignolino or Barbera?", "description": about}
+    return table.to_csv(index=False).encode(), options
 
 
 def find_encoding(content: bytes, told: str | None = None) -> tuple[str, list[str]]:
@@ -225,11 +209,15 @@ def find_encoding(content: bytes, told: str | None = None) -> tuple[str, list[st
     if b"\0" in content:
         raise Refusal("the file is no text: export the table as CSV")
     text = io.TextIOWrapper(io.BytesIO(content), "utf-8", "replace")
-    bad = sum(part.count("\ufffd") for part in iter(partial(text.read, 2**20), ""))
-    if bad > len(content.translate(None, bytes(range(128)))) / 20:  # of those beyond ASCII
-        return "cp1252", ["the file is not UTF-8, and is read as cp1252: --encoding overrides"]
-    note = f"the file is not quite UTF-8: {bad} bytes are read as \ufffd"
-    return "utf-8-sig", [note] if bad else []
+    bad = 0
+    while part := text.read(2**20):
+        bad += part.count("\ufffd")
+    if bad == 0:
+        return "utf-8-sig", []
+    beyond_ascii = len(content.translate(None, bytes(range(128))))
+    encoding = "cp1252" if bad > beyond_ascii / 20 else "utf-8-sig"
+    note = f"{bad} bytes are no UTF-8: the file is read as {encoding}, --encoding overrides"
+    return encoding, [note]
 
 
 def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, Iterator]:
@@ -237,7 +225,8 @@ def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, 
     that is too short is filled with gaps, one that is too long comes as it is."""
     encoding, _ = find_encoding(content, encoding)
     text = io.TextIOWrapper(io.BytesIO(content), encoding, "replace", newline="")
-    sample, most, separator, above = text.read(100_000), (0, 1), ";", 0
+    sample = text.read(100_000)
+    best = (0, 1, ";", 0)  # rows and their cells, the separator, lines above the header
     # what splits most of the first rows alike; of equals the comma last, it may be a decimal mark
     for mark in ";\t|,":
         lines = csv.reader(io.StringIO(sample, newline=""), delimiter=mark, skipinitialspace=True)
@@ -247,12 +236,11 @@ def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, 
             if len(row) >= max(2, width - 1) and 2 * sum(map(bool, row)) > width:
                 break  # a line above the header has fewer cells, or most of them are empty
         is_header = place == 0 or not all(map(PLAIN.fullmatch, row))  # else it is of one column
-        if is_header and width > 1 and (times, width) > most:
-            most, separator, above = (times, width), mark, place
+        if is_header and width > 1 and (times, width) > best[:2]:
+            best = (times, width, mark, place)
+    _, _, separator, above = best
     rows = islice(read_rows(text, separator), above, None)
-    header, first = next(rows, []), list(islice(rows, 9))
-    if first and all(len(row) == len(header) + 1 and row[-1] for row in first):
-        header = ["", *header]  # R's names of the rows have no name
+    header = next(rows, [])
     if len(header) > MAX_COLUMNS:
         raise Refusal(f"the table has more than {MAX_COLUMNS:,} columns")
     names: list[str] = []
@@ -261,8 +249,7 @@ def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, 
         while name in names:
             name += f" ({place})"
         names.append(name)
-    filled = (row + [""] * (len(names) - len(row)) for row in chain(first, rows))
-    return names, separator, filled
+    return names, separator, (row + [""] * (len(names) - len(row)) for row in rows)
 
 
 def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
@@ -271,7 +258,8 @@ def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
     has_blanks = f'{separator} "' in text.read(100_000)  # before its quotes; else a cell keeps them
     text.seek(0)
     csv.field_size_limit(MAX_ROW_CHARACTERS)
-    size, width, row = 0, 0, []
+    size = width = 0
+    row: list[str] = []
 
     def read_lines() -> Iterator[str]:
         nonlocal size
@@ -283,8 +271,7 @@ def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
         yield "\n"  # a blank row: the last one, unless a quote has swallowed it
 
     for row in csv.reader(read_lines(), delimiter=separator, skipinitialspace=has_blanks):
-        lines = filter(None, separator.join(row).splitlines())
-        split = [line.split(separator) for line in lines]
+        split = [line.split(separator) for line in separator.join(row).splitlines() if line]
         if len(split) > 1 and set(map(len, split)) == {width}:
             size = 0  # two stray quotes have made one row of many
             yield from split
@@ -354,9 +341,12 @@ def split_number(text: str) -> tuple[dict[str, float], str]:
         return {}, ""
     sign, before, digits, power, unit = parts.groups()
     size, _, rest = unit.partition(" ")
-    factor, meanings = -1 if "-" in sign + before else 1, {}
+    factor = 1.0
     if size in MAGNITUDES and (before or size != "m"):  # meters, or millions of money
-        factor, unit = factor * MAGNITUDES[size], rest
+        factor, unit = MAGNITUDES[size], rest
+    if "-" in sign + before:
+        factor = -factor
+    meanings = {}
     for mark, plain in ((".", digits), (",", digits.translate(SWAPPED))):
         if DIGITS.fullmatch(plain):
             meanings[mark] = float(re.sub(r"[^\d.]", "", plain) + power) * factor
@@ -394,8 +384,9 @@ def find_writing(counts: pd.Series, card: dict, separator: str = ",") -> tuple[s
     del units[""]
     unit = max(units, key=units.get, default="")
     least = MOSTLY if unit == "%" else 0.5  # some per cents beside fractions are no unit
-    is_shared = units[unit] >= least * counts.sum() or unit in "$€£¥₹"
-    return card["told"].get("decimal", mark), unit if is_shared else "", unclear
+    if units[unit] < least * counts.sum() and unit not in "$€£¥₹":
+        unit = ""
+    return card["told"].get("decimal", mark), unit, unclear
 
 
 ISO = "ISO 8601"
@@ -500,34 +491,32 @@ MIN_ROWS = 10  # fewer say nothing about a model
 FOLDS = 5  # of the cross-validation; a class needs as many rows
 MAX_CLASSES = 100
 MAX_GUESSED_CLASSES = 10  # different whole numbers in the target; more are a quantity
-FEW_CHOICES = 20  # so few are choices, and no identifier, also where most are numbers
 
 
 def read_target(table: pd.DataFrame, card: dict) -> tuple[pd.Series, pd.DataFrame]:
     """Return the target where it is known, numbers or labels as texts; and the rows to describe."""
-    name, told, why = card["target"], card["told"], "no number"
+    name, told = card["target"], card["told"]
     cells = table[name].replace("", told.get("empty", ""))
     known = cells[~cells.isin(MISSING)]
     mark, unit, _ = find_writing(known.value_counts()[:1000], card)
     y = known.map(partial(read_number, decimal=mark, unit=unit)).astype(float).dropna()
+    why = "no number"
     rare = (y.map(y.value_counts()) < FOLDS).mean()  # so many of the rows, if it were classes
     most = MAX_GUESSED_CLASSES if rare <= 1 - MOSTLY else 2
     is_quantity = len(y) > len(known) / 2 and ((y % 1).any() or y.nunique() > most)
-    steps = np.diff(np.unique(y))
-    if is_quantity and most > 2 and len(steps) < FEW_CHOICES < steps.sum() / 10:
-        # codes, of parties say, are far apart, and no multiples of a step as prices are
-        is_quantity = (y % 1).any() or np.gcd.reduce(steps.astype(int)) > 1
     card["task"] = told.get("task") or ("regression" if is_quantity else "classification")
     if card["task"] == "classification":
-        known = known.mask(known.str.removesuffix(".0").isin(known), known.str.removesuffix(".0"))
-        y, why = known[known.map(known.value_counts()) >= FOLDS], f"in fewer than {FOLDS} rows"
+        whole = known.str.removesuffix(".0")  # 1.0 is 1
+        known = known.mask(whole.isin(known), whole)
+        y = known[known.map(known.value_counts()) >= FOLDS]
+        why = f"in fewer than {FOLDS} rows"
         card["classes"] = sorted(set(y))
-    card["rows"], others = len(y), known.drop(y.index)
-    print(f"{y.size:,} rows, {table.shape[1]} columns; {card['task']} of '{name}' (see --task)")
+    card["rows"] = len(y)
+    print(f"{len(y):,} rows, {table.shape[1]} columns; {card['task']} of '{name}' (see --task)")
+    others = known.drop(y.index)
     for left_out, reason in ((cells.drop(known.index), "empty or NA"), (others, why)):
         if len(left_out):
-            some = [f"'{text[:100]}' in row {row + 1}" for row, text in left_out[:3].items()]
-            reason = f"'{name}' is {reason}: {', '.join(some)}"
+            reason = f"'{name}' is {reason}: {quote_cells(left_out)}"
             card["dropped"].append({"rows": len(left_out), "reason": reason})
             print(f"  {len(left_out):,} rows left out: {reason}")
     if len(others) > 0.02 * len(known):
@@ -539,9 +528,15 @@ def read_target(table: pd.DataFrame, card: dict) -> tuple[pd.Series, pd.DataFram
     return y, table.drop(index=others.index[others.index < 2])
 
 
+def quote_cells(cells: pd.Series) -> str:
+    """Return the first few of those that are left out, and where they are."""
+    return ", ".join(f"'{text[:100]}' in row {row + 1}" for row, text in cells[:3].items())
+
+
 # what the other columns are
 
 MAX_CHOICES = 200  # texts in one column; more make a list that nobody scrolls
+FEW_CHOICES = 20  # so few are choices, and no identifier, also where most are numbers
 ID_NAME = re.compile(r"(?i:(\b|_)(id|uuid)|^(index|key|rownames|column 1|unnamed: 0))$|[a-z]I[Dd]$")
 TIME = re.compile(r"(?i:(\b|_)(time|date|day|week|month|quarter|year|period|instant|epoch|t)$)")
 
@@ -569,7 +564,7 @@ def read_features(table: pd.DataFrame, rows: pd.Index, card: dict, describe) -> 
         card["features"].append({"name": name, **feature})
         columns.append(column.to_numpy())
         if len(odd):
-            some = ", ".join(f"'{text[:100]}' in row {row + 1}" for row, text in odd[:3].items())
+            some = quote_cells(odd)
             card["dropped"].append({"column": name, "cells": len(odd), "reason": some})
             what += f"   {len(odd):,} unreadable: {some}"
         print(f"  {name:{wide}}  {feature['type']:8}  {what}")
@@ -582,8 +577,8 @@ def describe_column(texts: pd.Series, card: dict) -> dict | str:
     """Return a feature's type, or the reason why the column is left out."""
     name, told = texts.name, card["told"]
     counts = texts[~texts.isin(MISSING)].value_counts()
-    known, counter = counts.sum(), list(map(str, range(len(texts) + 1)))
-    if name in [*told.get("drop", []), told.get("group")]:
+    known = counts.sum()
+    if name in [*told.get("drop", "").split(","), told.get("group")]:
         return "by --drop or --group"
     if known < MIN_ROWS:
         return f"known in only {known} rows" if known else "empty"
@@ -591,21 +586,26 @@ def describe_column(texts: pd.Series, card: dict) -> dict | str:
         return f"always '{counts.index[0]}'"
     mark, unit, _ = find_writing(counts[:1000], card)
     values = np.array([read_number(text, mark, unit) for text in counts.index], float)
-    readable, odd = counts[~np.isnan(values)].sum() / known, counts.index[np.isnan(values)]
+    readable = counts[~np.isnan(values)].sum() / known
+    odd = counts.index[np.isnan(values)]
     least = 0.5 if len(odd) == 1 and not re.search(r"\d", odd[0]) else MOSTLY  # a word for a gap
     is_number = readable == 1 or (readable >= least and len(counts) > FEW_CHOICES)
-    for pattern, share in ((r"0\d", 0.01), ("[<>]", 0.5)):  # codes such as 02139; ages such as <5
-        is_number &= counts[counts.index.str.match(pattern)].sum() <= share * known
-    eight = counts[counts.index.str.fullmatch(EIGHT_DIGITS)].sum() / known
-    if (not is_number or eight >= MOSTLY) and (layout := find_layout(texts, counts, card["notes"])):
-        return {"type": "date", "format": layout}
+    is_number &= counts[counts.index.str.match(r"0\d")].sum() <= 0.01 * known  # codes: 02139
+    if not is_number or counts[counts.index.str.fullmatch(EIGHT_DIGITS)].sum() >= MOSTLY * known:
+        layout = find_layout(texts, counts, card["notes"])
+        if layout:
+            return {"type": "date", "format": layout}
     if ID_NAME.search(name) and len(counts) > FEW_CHOICES and not (values % 1 > 0).any():
         again = f"; --group {name} keeps its rows together" if len(counts) < known / 2 else ""
         return f"an identifier, by its name; rename it to keep it{again}"
+    counter = [str(row) for row in range(len(texts) + 1)]
     if texts.tolist() in (counter[:-1], counter[1:]) and not TIME.search(name):
         return "an identifier: it counts the rows; shuffle them to keep it"
     if is_number:
-        return {"type": "number", "decimal": mark} | ({"unit": unit} if unit else {})
+        feature = {"type": "number", "decimal": mark}
+        if unit:
+            feature["unit"] = unit
+        return feature
     if counts.index.str.lower().isin(["false", "true"]).all():
         return {"type": "boolean"}
     whole = counts.index.str.removesuffix(".0")
@@ -618,7 +618,9 @@ def describe_column(texts: pd.Series, card: dict) -> dict | str:
         is_text = np.average(counts.index.str.count(" "), weights=counts) > 3
         return "free text" if is_text else f"{len(counts):,} different texts in {known:,} cells"
     feature = {"type": "category", "choices": sorted(choices.index)}
-    return feature | {"open": True} if is_open else feature
+    if is_open:
+        feature["open"] = True
+    return feature
 
 
 def find_layout(texts: pd.Series, counts: pd.Series, notes: list[str]) -> str | None:
@@ -685,12 +687,13 @@ class DataFrameEstimator(BaseEstimator):
         self.labels = labels  # the estimator's own, by the card's
 
     def learn(self, frame: pd.DataFrame, X: np.ndarray, card: dict) -> None:
-        self.columns = {key: column.dtype for key, column in frame.items()}
+        self.columns = {}
         for feature, values, (key, column) in zip(card["features"], X.T, frame.items()):
+            self.columns[key] = column.dtype
             if feature["type"] == "date":
-                longest = max(column.dropna().astype(str), key=len)
+                longest = max(column.dropna(), key=len)
                 layout = guess_datetime_format(longest, feature["format"].startswith("%d"))
-                self.columns[key] = "" if column.dtype.kind == "M" else layout or "%Y-%m-%d"
+                self.columns[key] = layout or "%Y-%m-%d"
             elif feature["type"] != "number":
                 different, rows = np.unique(values, return_index=True)  # NaN is one of them
                 self.columns[key] = column[rows].set_axis(different)
@@ -703,9 +706,9 @@ class DataFrameEstimator(BaseEstimator):
             values = pd.Series(numbers)
             if isinstance(cells, pd.Series):
                 values = values.map(cells)
-            elif isinstance(cells, str):  # a layout, or "" where the notebook has parsed the dates
+            elif isinstance(cells, str):
                 moments = pd.to_datetime((values * 86_400_000).round(), unit="ms")
-                values = moments.dt.strftime(cells) if cells else moments
+                values = moments.dt.strftime(cells)
             elif (numbers % 1 == 0).all() and (abs(numbers) < 2**63).all():
                 values = values.astype(cells)
             frame[key] = values
@@ -720,6 +723,7 @@ class DataFrameEstimator(BaseEstimator):
     def fit(self, X, y):
         labels = np.array([self.labels.get(text, text) for text in y.tolist()])
         self.estimator_ = clone(self.estimator).fit(self.make_frame(X), labels)
+        self.classes_ = np.array(list(self.labels.values()))
         return self
 
     def predict(self, X):
@@ -729,13 +733,6 @@ class DataFrameEstimator(BaseEstimator):
         theirs = np.ravel(self.estimator_.classes_).tolist()
         places = [theirs.index(label) for label in self.labels.values()]
         return self.ask(self.make_frame(X), "predict_proba")[:, places]
-
-    @property
-    def classes_(self):
-        return np.array(list(self.labels.values()))
-
-    def __sklearn_tags__(self):
-        return get_tags(self.estimator)
 
 
 def load_given(path: str) -> BaseEstimator:
@@ -751,35 +748,32 @@ def load_given(path: str) -> BaseEstimator:
     return model
 
 
-def read_given(model, as_pandas, table: pd.DataFrame, y: pd.Series, card: dict) -> np.ndarray:
+def read_given(
+    model: BaseEstimator, content: bytes, how: dict, table: pd.DataFrame, y: pd.Series, card: dict
+) -> np.ndarray:
     """Do what read_features() does, for the columns that a model takes and in its order. That its
     answers are those straight from pandas.read_csv is checked: else it is another in silence."""
-    given = card["given"] = DataFrameEstimator(model, labels={})
+    given = DataFrameEstimator(model, labels={})
     given.estimator_ = model
     try:
-        frame = as_pandas()
+        frame = pd.read_csv(io.BytesIO(content), index_col=False, **how)
         name_of = dict(zip(frame, table))  # pandas has a.1 for a (2)
         target = frame.pop(frame.columns[table.columns.get_loc(card["target"])])[y.index]
         keys = getattr(model, "feature_names_in_", frame.columns)
         frame = frame.loc[y.index, keys].reset_index(drop=True)
-        try:
-            predicted = given.ask(frame, "predict")
-        except Exception:  # noqa: BLE001 a notebook may have parsed the dates
-            for key, texts in frame.select_dtypes("str").items():
-                layout = find_layout(texts.dropna(), texts.value_counts(), [])
-                if layout:
-                    days = texts.map(partial(read_date, layout=layout), na_action="ignore")
-                    frame[key] = pd.to_datetime(days.astype(float), unit="D")
-            predicted = given.ask(frame, "predict")
+        predicted = given.ask(frame, "predict")
     except Exception as error:  # noqa: BLE001 an estimator may raise anything
         raise Refusal(f"the model can't answer for this table ({error!r:.300})") from None
+    ask = partial(given.ask, method="predict")
     if "classes" in card:
         given.labels = match_labels(model, predicted, target, y, card)
-    ask = partial(given.ask, method="predict_proba" if given.labels else "predict")
+        given.classes_ = np.array(list(given.labels.values()))
+        ask = partial(given.ask, method="predict_proba")
     key_of = {name_of[key]: key for key in frame}
     table = table[[*key_of, *table.columns.drop([*key_of])]]
     X = read_features(table, y.index, card, partial(describe_given, ask, frame, key_of))
 
+    card["given"] = given
     given.learn(frame, X, card)
     made = given.make_frame(X)
     same = np.isclose(ask(made), ask(frame), rtol=1e-9, atol=1e-12, equal_nan=True)
@@ -831,7 +825,8 @@ def describe_given(ask, frame: pd.DataFrame, key_of: dict, texts: pd.Series, car
     found = {"type": "category", "choices": choices}
     with suppress(Exception), warnings.catch_warnings(action="ignore"):  # does it take any text?
         ask(frame[:1].assign(**{key: "another"}))
-        found |= {} if is_number else {"open": True}
+        if not is_number:
+            found["open"] = True
     return found
 
 
@@ -867,12 +862,11 @@ def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
         one_hot = FunctionTransformer(partial(np.equal, places))
         chosen = np.repeat(np.arange(len(sizes)), sizes)
     if dates or gaps or sizes.any():
-        waves = FunctionTransformer(partial(calendar, waves=True))
         inputs = make_column_transformer(
             (inputs, np.flatnonzero(sizes == 0)),
             (MissingIndicator(features="all"), gaps),
             (one_hot, chosen),
-            (waves, dates),
+            (FunctionTransformer(calendar), dates),
         )
 
     # boosting takes gaps as they are; the quick one the places of choices as numbers, the slow one
@@ -892,15 +886,13 @@ def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
     return {name: linear, "gradient boosting": quick, "slow gradient boosting": slow}
 
 
-def calendar(days: np.ndarray, waves: bool = False) -> np.ndarray:
-    """Return of dates the place in the year, the day of the week and the time of day; for a linear
-    model as waves, and a column for each weekday."""
-    year, week, day = days % 365.2425, (days + 3) // 1 % 7, days % 1
-    if not waves:
-        return np.hstack([year, week, day])
-    turns = 2 * np.pi * np.hstack([year / 365.2425, day])
-    weekdays = [week == number for number in range(7)]
-    return np.nan_to_num(np.hstack([np.sin(turns), np.cos(turns), *weekdays]))
+def calendar(days: np.ndarray) -> np.ndarray:
+    """Return of dates the shares of the year and the day, also as waves, and the weekday's place
+    in a column of each."""
+    shares = np.hstack([days / 365.2425 % 1, days % 1])
+    turns = 2 * np.pi * shares
+    weekdays = [(days + 3) // 1 % 7 == number for number in range(7)]
+    return np.nan_to_num(np.hstack([shares, np.sin(turns), np.cos(turns), *weekdays]))
 
 
 # which rows they are fitted to, and which they are tested on
@@ -912,12 +904,15 @@ Folds = list[tuple[np.ndarray, np.ndarray]]  # rows to fit to, and rows to test 
 def make_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dict) -> Folds:
     """Return pairs of rows to fit to and rows to test on; of a large table one is enough. Rows of a
     group, or equal in all features, stay together."""
-    folds, words = later_folds(X, y, card) if groups is None else [], "later rows only"
-    classes, together = card.get("classes", []), pd.DataFrame(X)
+    classes = card.get("classes", [])
+    folds = later_folds(X, y, card) if groups is None else []
+    words = "later rows only"
     if not folds:
-        words, Split = "shuffled", StratifiedKFold if classes else KFold
+        words, Split, together = "shuffled", KFold, pd.DataFrame(X)
         if groups is not None:
-            words, Split, together = f"by whole groups of '{groups.name}'", KFold, groups
+            words, together = f"by whole groups of '{groups.name}'", groups
+        elif classes:
+            Split = StratifiedKFold
         keys = pd.factorize(pd.util.hash_pandas_object(together, index=False))[0]
         first = np.unique(keys, return_index=True)[1]  # the first row of each
         is_rare = any((y[first] == label).sum() < FOLDS for label in classes)
@@ -939,38 +934,38 @@ def make_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dic
 
 
 def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
-    """Return folds by time, if the table is in its order or the reverse: by a year and a month in
-    columns of their own, a date, seconds since 1970, or a number called a time in equal steps."""
-    features, columns, classes = [*card["features"]], [*X.T], len(card.get("classes", []))
-    named = dict(zip([feature["name"].lower() for feature in features], columns))
-    if "year" in named and "month" in named:
-        features.insert(0, {"name": "year and month", "type": "date"})
-        columns.insert(0, 372 * named["year"] + 31 * named["month"] + named.get("day", 0))
-    for feature, column in zip(features, columns):
+    """Return folds by time, if the table is in its order or the reverse: by a date, by seconds
+    since 1970, or by a number called a time in equal steps."""
+    classes = len(card.get("classes", []))
+    for feature, column in zip(card["features"], X.T):
         steps = np.diff(column)
         steps = steps[steps != 0]
         is_even = TIME.search(feature["name"]) and np.allclose(steps, steps[:1])
         is_epoch = 5e8 < np.nanmin(column) and np.nanmax(column) < 3e9
         if is_in_order(column) and (feature["type"] == "date" or is_even or is_epoch):
             card["notes"].append(f"the rows are in order of time, by '{feature['name']}'")
-            order, part = np.argsort(column, kind="stable"), len(y) // (FOLDS + 1)
-            early, late = set(y[order[:part]]), set(y[order[-part:]])
-            if len(early) >= classes and len(late) >= min(2, classes):
-                split = TimeSeriesSplit(FOLDS).split(X)
-                return [(order[fit], order[test]) for fit, test in split]
-            card["notes"].append("but not every class has early and late rows: measured on any")
-            break
+            order = np.argsort(column, kind="stable")
+            parts = np.array_split(y[order], FOLDS + 1)
+            if len(set(parts[0])) < classes or len(set(parts[-1])) < min(2, classes):
+                break  # a class has no early rows to learn from, or no late ones to be tested on
+            return [(order[fit], order[test]) for fit, test in TimeSeriesSplit(FOLDS).split(X)]
     return []
 
 
 # how good they are
 
 
+def show(value: float) -> str:
+    """Return a number as people read it: 69,780 or 0.4217."""
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
 def find_models(X: np.ndarray, y: np.ndarray, folds: Folds, card: dict) -> dict[str, BaseEstimator]:
-    """Return the given model, or those of build_model(), by name; refuse what can't be saved."""
+    """Return the given model, or those of build_model(), by name."""
     given = card.pop("given", None)
     if given is not None:
-        words, fit = "models like the one that is served", folds[0][0]
+        words = "models like the one that is served"
+        fit, _ = folds[0]
         try:
             if FrozenEstimator in map(type, given.get_params().values()):
                 raise TypeError("a part of it is frozen")
@@ -982,19 +977,15 @@ def find_models(X: np.ndarray, y: np.ndarray, folds: Folds, card: dict) -> dict[
         card["measured"] += f", {words}"
         return {type(given.estimator_).__name__: given}
     models = build_model(card)
-    models = models if isinstance(models, dict) else {type(models).__name__: models}
+    if not isinstance(models, dict):
+        models = {type(models).__name__: models}
     for model in models.values():
         if isinstance(model, DataFrameEstimator):
             frame = {}
             for feature, values in zip(card["features"], X.T):
                 frame[feature["name"]] = [decode(feature, value) for value in values]
             model.learn(pd.DataFrame(frame), X, card)
-            model.labels = {text: text for text in card.get("classes", [])}
-    try:
-        pickle.dumps(models)
-    except Exception as error:  # noqa: BLE001 an estimator may raise anything
-        todo = "write a model's functions into a module beside train.py, and import them"
-        raise Refusal(f"the models can't be saved ({error!r:.300}): {todo}") from None
+            model.labels = dict(zip(card.get("classes", []), card.get("classes", [])))
     return models
 
 
@@ -1153,17 +1144,20 @@ def load_before() -> dict | None:
         return before if "told" in before["card"] else None
 
 
-def told_before(before: dict | None, table: pd.DataFrame, told: dict) -> dict:
-    """Return the options of the model that will be replaced, if it is one of this table."""
-    old = before["card"] if before else {"target": None, "features": [], "told": {}}
-    known = [feature["name"] for feature in old["features"] if feature["name"] in table]
-    again = {key: value for key, value in old["told"].items() if key not in told}
+def find_options(told: dict, table: pd.DataFrame, before: dict | None) -> dict:
+    """Return what was told, and where nothing was, what the last time, if it was of this table."""
+    if told.get("drop"):
+        names = [find_column(name.strip(), table) for name in told["drop"].split(",")]
+        told["drop"] = ",".join(names)
+    old = before["card"] if before else {"target": "", "features": []}
+    known = [feature for feature in old["features"] if feature["name"] in table]
     is_same = old["target"] in table and told.get("target") in (None, old["target"])
-    if not is_same or 2 * len(known) <= len(old["features"]):
-        return {}
-    for key, value in again.items():
-        print(f"as the last time: --{key}", ",".join(value) if key == "drop" else value)
-    return again
+    if is_same and 2 * len(known) > len(old["features"]):
+        for key, value in old["told"].items():
+            if key not in told:
+                told[key] = value
+                print(f"as the last time: --{key} {value}")
+    return {key: value for key, value in told.items() if value}  # --drop "" takes it back
 
 
 def say_before(before: dict, y: np.ndarray, card: dict) -> None:
@@ -1178,30 +1172,21 @@ def say_before(before: dict, y: np.ndarray, card: dict) -> None:
         if old.get("classes") == card.get("classes"):
             found = score(y, ask(before["model"], before["X"], card), card)[loss]
             print(f"  {show(found)} on these rows, of which it may know some")
-    names, olds = ({feature["name"] for feature in each["features"]} for each in (card, old))
-    for word, changed in (("new", names - olds), ("gone", olds - names)):
-        if changed:
-            print(f"  {word}: {', '.join(sorted(changed))}")
 
 
 # what is saved
 
 
 def pick_examples(answers: np.ndarray, X: np.ndarray, y: np.ndarray, card: dict) -> list[dict]:
-    """Return up to five real rows as JSON has them: of those that are answered well, the nearest to
-    the middle of their class, the largest class first; or of low to high, the middle first."""
-    losses, parts = losses_of(y, answers, card), np.array_split(y.argsort(kind="stable"), 5)
+    """Return up to five real rows as JSON has them: of each class, the largest first, or of low to
+    high, the middle first, one that is answered better than three of four."""
+    parts = np.array_split(y.argsort(kind="stable"), 5)
     parts.insert(0, parts.pop(2))
     if "classes" in card:
         parts = [np.flatnonzero(y == label) for label in pd.Series(y).value_counts().index[:5]]
-    is_choice = ["minimum" not in feature for feature in card["features"]]
-    examples = []
+    losses, examples = losses_of(y, answers, card), []
     for part in parts:
-        table, is_good = pd.DataFrame(X[part], part), losses[part] <= np.median(losses[part])
-        middle = table.median()
-        middle[is_choice] = table.mode().iloc[0][is_choice]
-        far = ((table - middle).abs() / pd.DataFrame(X).std()).clip(upper=2).fillna(2)
-        row = far.sum(axis=1)[is_good].idxmin()
+        row = part[losses[part].argsort(kind="stable")[len(part) // 4]]
         values = {f["name"]: decode(f, value) for f, value in zip(card["features"], X[row])}
         examples.append({"features": values, "target": y[row].item()})
     return examples
@@ -1235,6 +1220,9 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
     except OSError as error:
         words = f"'{MODEL_PATH}' can't be written ({error.strerror}): set MODEL_PATH"
         raise Refusal(words) from None
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        todo = "write its functions into a module beside train.py, and import them"
+        raise Refusal(f"the model can't be saved ({error!r:.300}): {todo}") from None
     finally:
         new.unlink(missing_ok=True)
     return hashlib.sha256(MODEL_PATH.read_bytes()).hexdigest()
