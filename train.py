@@ -10,12 +10,10 @@ Left out: free text, and a search for the best settings (prepare() says how to m
 
 import argparse
 import csv
-import difflib
 import hashlib
 import io
 import math
 import os
-import pickle
 import re
 import sys
 import time
@@ -35,20 +33,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import joblib
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_numeric_dtype
-from pandas.tseries.api import guess_datetime_format
-from sklearn import metrics
+from sklearn import datasets, ensemble, impute, inspection, linear_model, metrics, model_selection
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.compose import make_column_transformer
-from sklearn.datasets import load_wine
 from sklearn.dummy import DummyClassifier, DummyRegressor
-from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.frozen import FrozenEstimator
-from sklearn.impute import MissingIndicator, SimpleImputer
-from sklearn.inspection import permutation_importance
-from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.model_selection import KFold, StratifiedKFold, TimeSeriesSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, OneHotEncoder, StandardScaler
 
@@ -57,11 +47,10 @@ MODEL_PATH = Path(os.environ.get("MODEL_PATH") or "model.joblib")
 
 def main() -> None:
     started = time.perf_counter()
-    options = read_options()
-    before = load_before()  # what model.joblib holds now, of last month perhaps
+    before = load_before()  # the card of what model.joblib holds now, of last month perhaps
 
     # read the table, decide what each column is, turn it into numbers, choose the folds
-    X, y, folds, card = prepare(**options, before=before)
+    X, y, folds, card = prepare(**read_options(), before=before)
 
     # compare a dummy and the candidates of build_model(), or models fitted like the given one, on
     # rows that they have not seen: a clone for each fold, and its answers for the rows `tested`
@@ -85,22 +74,21 @@ def main() -> None:
     for note in card["notes"]:
         print(f"  note: {note}")
     if before:
-        say_before(before, y, card)
+        say_before(before, card)
     sha256 = save(best, X, card)
     print(f"saved {MODEL_PATH}: sha256 {sha256}, {time.perf_counter() - started:.1f} s in all")
     print("next: bash start.sh; where it runs already, the new model is served by itself")
 
 
 def prepare(path=None, model: str = "", before: dict | None = None, **options: str) -> tuple:
-    """Return X, float64 of shape (rows, features), the target y, folds, and the card so far. The
-    options are OPTIONS. So a notebook can look for settings, to be pasted into build_model():
-    X, y, folds, card = prepare("sales.csv", target="price")
+    """Return X, float64 of shape (rows, features), the target y, folds, and the card so far; the
+    options are OPTIONS. A notebook can look for settings, to be pasted into build_model(), by
     RandomizedSearchCV(estimator, settings, cv=folds).fit(X, y).best_params_"""
     content, about = load_table(path)
     encoding, notes = find_encoding(content, options.get("encoding"))
     table, separator = read_frame(content, encoding)
     told = about | {key: value for key, value in options.items() if value is not None}
-    told = find_options(told, table, before)
+    told = find_options(told, table, before or {})
     if model:
         given = load_given(model)  # which refuses a classifier without probabilities
         told["task"] = "classification" if hasattr(given, "predict_proba") else "regression"
@@ -108,15 +96,13 @@ def prepare(path=None, model: str = "", before: dict | None = None, **options: s
     cells = pd.Series(table.head(1000).to_numpy().ravel("F")).value_counts(sort=False)
     card["decimal"], _, _ = find_writing(cells, card, separator)
     target, table = read_target(table, card)
-    y, known = np.array(target.tolist()), table.loc[target.index]
-    if before:
-        before["X"], _ = encode(known, before["card"])
-    groups = known[find_column(told["group"], table)] if "group" in told else None
+    y, rows = np.array(target.tolist()), target.index
+    groups = table.loc[rows, find_column(told["group"], table)] if "group" in told else None
     if model:
         how = {"sep": separator, "decimal": card["decimal"], "encoding": encoding}
-        X = read_given(given, content, how, table, target, card)
+        X = read_given(given, io.BytesIO(content), how, table, target, card)
     else:
-        X = read_features(table, target.index, card, describe_column)
+        X = read_features(table, rows, card, describe_column)
     return X, y, make_folds(X, y, groups, card), card
 
 
@@ -182,6 +168,30 @@ def read_options() -> dict[str, str | None]:
     return vars(parser.parse_args(words))
 
 
+def load_before() -> dict:
+    """Return the card of what will be replaced, an empty one if it can't be read."""
+    with suppress(Exception), warnings.catch_warnings(action="ignore"):  # it may raise anything
+        card = joblib.load(MODEL_PATH)["card"]
+        return card if "told" in card else {}
+    return {}
+
+
+def find_options(told: dict, table: pd.DataFrame, before: dict) -> dict:
+    """Return what was told, and where nothing was, what the last time, if it was of this table."""
+    if told.get("drop"):
+        names = [find_column(name.strip(), table) for name in told["drop"].split(",")]
+        told["drop"] = ",".join(names)
+    features, target = before.get("features", []), before.get("target")
+    known = [feature for feature in features if feature["name"] in table]
+    is_same = target in table and told.get("target") in (None, target)
+    if is_same and 2 * len(known) > len(features):
+        for key, value in before["told"].items():
+            if key not in told:
+                told[key] = value
+                print(f"as the last time: --{key} {value}")
+    return {key: value for key, value in told.items() if value}  # --drop "" takes it back
+
+
 # from a file to a table of texts
 
 MISSING = {"", "?", "-", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"}
@@ -194,7 +204,7 @@ def load_table(path: str | None) -> tuple[bytes, dict]:
     `return pandas.read_sql(query, connection).to_csv(index=False).encode(), {}` is enough."""
     if path is not None:
         return Path(path).read_bytes(), {}
-    wine = load_wine(as_frame=True)
+    wine = datasets.load_wine(as_frame=True)
     table = wine.data.set_axis(wine.data.columns.str.replace("_", " "), axis=1)
     table["wine"] = np.array(["Barolo", "Grignolino", "Barbera"])[wine.target]
     about = "Tells three wines apart by 13 measurements (M. Forina et al., PARVUS, 1988)."
@@ -209,15 +219,11 @@ def find_encoding(content: bytes, told: str | None = None) -> tuple[str, list[st
     if b"\0" in content:
         raise Refusal("the file is no text: export the table as CSV")
     text = io.TextIOWrapper(io.BytesIO(content), "utf-8", "replace")
-    bad = 0
-    while part := text.read(2**20):
-        bad += part.count("\ufffd")
-    if bad == 0:
-        return "utf-8-sig", []
+    bad = sum(part.count("\ufffd") for part in iter(partial(text.read, 2**20), ""))
     beyond_ascii = len(content.translate(None, bytes(range(128))))
     encoding = "cp1252" if bad > beyond_ascii / 20 else "utf-8-sig"
     note = f"{bad} bytes are no UTF-8: the file is read as {encoding}, --encoding overrides"
-    return encoding, [note]
+    return encoding, [note] if bad else []
 
 
 def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, Iterator]:
@@ -258,8 +264,7 @@ def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
     has_blanks = f'{separator} "' in text.read(100_000)  # before its quotes; else a cell keeps them
     text.seek(0)
     csv.field_size_limit(MAX_ROW_CHARACTERS)
-    size = width = 0
-    row: list[str] = []
+    size, width, row = 0, 0, []
 
     def read_lines() -> Iterator[str]:
         nonlocal size
@@ -291,8 +296,8 @@ def read_frame(content: bytes, encoding: str) -> tuple[pd.DataFrame, str]:
     cells = []
     for place, row in enumerate(rows, 1):
         if any(row[len(names) :]):
-            counts = f"has {len(row)} cells, the header {len(names)}"
-            raise Refusal(f'row {place} {counts}: is a quote in a cell written \\" instead of ""?')
+            counts = f"row {place} has {len(row)} cells, the header {len(names)}"
+            raise Refusal(f'{counts}: is a quote in a cell written \\" instead of ""?')
         cells.append([cell.strip() for cell in row[: len(names)]])
     table = pd.DataFrame(cells, columns=names, dtype=str)
     table = table[(table != "").any(axis=1) & (table != names).any(axis=1)]  # the header again
@@ -306,8 +311,7 @@ def find_column(name: str | None, table: pd.DataFrame) -> str:
     if name is None:
         return table.columns[(table != "").any()][-1]
     if name not in table:
-        nearest = difflib.get_close_matches(name, table, n=1, cutoff=0)[0]
-        raise Refusal(f"the table has no column '{name}': is it '{nearest}'?")
+        raise Refusal(f"the table has no column '{name}', but these: {', '.join(table)[:300]}")
     return name
 
 
@@ -322,14 +326,12 @@ NUMBER = re.compile(  # < - US$ - 1,234.5 e6 mi.
 DIGITS = re.compile(  # here with a decimal point: 1,234.5 or 1,23,456 or 1234. or .5; 007 is a code
     r"([1-9]\d?\d?([,' \u2019\xa0\u202f]\d{3})+|[1-9]\d?(,\d\d)+,\d{3}|0|[1-9]\d*|(?=\.\d))(\.\d*)?"
 )
-SWAPPED = str.maketrans(".,", ",.")
 MAGNITUDES = {"k": 1e3, "K": 1e3, "M": 1e6, "m": 1e6, "million": 1e6, "Mio.": 1e6, "B": 1e9}
 MAGNITUDES |= {"bn": 1e9, "billion": 1e9, "Mrd.": 1e9, "lakh": 1e5, "crore": 1e7}
 
 
 def split_number(text: str) -> tuple[dict[str, float], str]:
-    """Return what a text means by the decimal mark, and the unit: 1,234 kg has two meanings, 0,5
-    and 1,234.5 have one, 007 has none; 1:30 is in minutes."""
+    """Return what a text means by the decimal mark, 1,234 two numbers, 007 none; and the unit."""
     if clock := re.fullmatch(r"(?a)(\d{1,3}):([0-5]\d)(?::([0-5]\d))?", text):
         # beside 1:02:11 the short 59:30 is of minutes and seconds, so another unit
         minutes = 60 * float(clock[1]) + float(clock[2]) + float(clock[3] or 0) / 60
@@ -341,13 +343,10 @@ def split_number(text: str) -> tuple[dict[str, float], str]:
         return {}, ""
     sign, before, digits, power, unit = parts.groups()
     size, _, rest = unit.partition(" ")
-    factor = 1.0
+    factor, meanings = -1 if "-" in sign + before else 1, {}
     if size in MAGNITUDES and (before or size != "m"):  # meters, or millions of money
-        factor, unit = MAGNITUDES[size], rest
-    if "-" in sign + before:
-        factor = -factor
-    meanings = {}
-    for mark, plain in ((".", digits), (",", digits.translate(SWAPPED))):
+        factor, unit = factor * MAGNITUDES[size], rest
+    for mark, plain in ((".", digits), (",", digits.translate(str.maketrans(".,", ",.")))):
         if DIGITS.fullmatch(plain):
             meanings[mark] = float(re.sub(r"[^\d.]", "", plain) + power) * factor
     return meanings, (before.strip(" -") + unit).strip()
@@ -384,14 +383,12 @@ def find_writing(counts: pd.Series, card: dict, separator: str = ",") -> tuple[s
     del units[""]
     unit = max(units, key=units.get, default="")
     least = MOSTLY if unit == "%" else 0.5  # some per cents beside fractions are no unit
-    if units[unit] < least * counts.sum() and unit not in "$€£¥₹":
-        unit = ""
-    return card["told"].get("decimal", mark), unit, unclear
+    is_shared = units[unit] >= least * counts.sum() or unit in "$€£¥₹"
+    return card["told"].get("decimal", mark), unit if is_shared else "", unclear
 
 
 ISO = "ISO 8601"
 LAYOUTS = "%Y-%m-%d %m-%d-%Y %d-%m-%Y %d-%b-%Y %b-%d-%Y %b-%Y %Y-%b %m-%Y %Y-%m %m%d%Y %d%m%Y"
-SWAPPED_DAY = str.maketrans("dm", "md")  # of a layout
 EIGHT_DIGITS = r"(19|20)\d{6}|\d{4}(19|20)\d\d"  # 20241231 or 12312024
 DATE = re.compile(r"(?s)(.*?)(?:[t ,]+(\d+:\d\d)(:\d\d)?(?:\.\d+)? ?([ap]m)?(?: utc| gmt)?)?")
 WORD = re.compile(r"\d+|jan|feb|m[aä]r|mrz|apr|ma[yi]|jun|jul|aug|sep|o[ck]t|nov|de[cz]|q[1-4]")
@@ -400,8 +397,7 @@ ENGLISH |= {"q1": "jan", "q2": "apr", "q3": "jul", "q4": "oct"}  # the first mon
 
 
 def read_date(text: str, layout: str = ISO) -> float | None:
-    """Return the days since 1970-01-01 (UTC where the text says so), or None. ISO is always read;
-    a year of two digits is one of four, as strptime has it."""
+    """Return the days since 1970-01-01, in UTC where a zone is told, or None; ISO is always read."""
     try:
         if layout == ISO or re.match(r"\d{4}-\d\d-\d\d", text):
             moment = datetime.fromisoformat(text)
@@ -423,16 +419,16 @@ def read_date(text: str, layout: str = ISO) -> float | None:
 
 def encode(columns: Mapping[str, Sequence[str]], card: dict) -> tuple[np.ndarray, list]:
     """Return what the model sees, float64 of shape (rows, features), and what could not be read:
-    the row, the feature and a reason. There, in a gap, and where there is no column, is NaN. A
-    number is itself, a boolean 0 or 1, a date its days since 1970-01-01, a category the place of
-    its choice (another text of an open one the place behind them)."""
+    the row, the feature and a reason. There, in a gap, or without a column, is NaN; a date is days
+    since 1970-01-01, a category its choice's place (another text of an open one the next)."""
     rows = max((len(columns[name]) for name in columns), default=0)
     X, problems = np.empty((rows, len(card["features"]))), []
     for place, feature in enumerate(card["features"]):
         name, kind, choices = feature["name"], feature["type"], feature.get("choices", [])
+        places = dict(zip(choices, range(len(choices))))
+        other = len(choices) if "open" in feature else None
         texts, values = [text.strip() for text in columns.get(name, [""] * rows)], {}
         for text in set(texts):  # each different text is read once
-            whole = text.removesuffix(".0")  # 1.0 is 1
             if text in MISSING or text in feature.get("gaps", ()):
                 values[text] = math.nan
             elif kind == "number":
@@ -442,10 +438,8 @@ def encode(columns: Mapping[str, Sequence[str]], card: dict) -> tuple[np.ndarray
                 values[text] = read_date(text, feature["format"])
             elif kind == "boolean":
                 values[text] = {"false": 0, "true": 1}.get(text.lower())
-            elif text in choices or whole in choices:
-                values[text] = choices.index(text if text in choices else whole)
-            else:
-                values[text] = len(choices) if "open" in feature else None
+            else:  # 1.0 is 1
+                values[text] = places.get(text, places.get(text.removesuffix(".0"), other))
         X[:, place] = [values[text] for text in texts]
         reason = "none of the choices" if kind == "category" else f"no {kind}"
         for row in np.flatnonzero(np.isnan(X[:, place])).tolist():
@@ -479,24 +473,29 @@ def check_file(columns: Mapping[str, Sequence[str]], card: dict) -> None:
             if unclear and found != mark:
                 raise Refusal(f"'{name}' seems to have another decimal mark than '{mark}'")
         if feature["type"] == "date":
-            other = texts.map(partial(read_date, layout=layout.translate(SWAPPED_DAY)))
-            if other.count() > texts.map(partial(read_date, layout=layout)).count():
+            other = layout.translate(str.maketrans("dm", "md"))
+            days, others = [texts.map(partial(read_date, layout=each)) for each in (layout, other)]
+            if others.count() > days.count():
                 raise Refusal(f"'{name}' seems to have day and month the other way round")
 
 
-# the target
+# what the columns are, the target first
 
 MOSTLY = 0.9  # of a column's cells decide what it is; the others are read as gaps, and named
 MIN_ROWS = 10  # fewer say nothing about a model
 FOLDS = 5  # of the cross-validation; a class needs as many rows
 MAX_CLASSES = 100
 MAX_GUESSED_CLASSES = 10  # different whole numbers in the target; more are a quantity
+MAX_CHOICES = 200  # texts in one column; more make a list that nobody scrolls
+FEW_CHOICES = 20  # so few are choices, and no identifier, also where most are numbers
+ID_NAME = re.compile(r"(?i:(\b|_)(id|uuid)|^(index|key|rownames|column 1|unnamed: 0))$|[a-z]I[Dd]$")
+TIME = re.compile(r"(?i:(\b|_)(time|date|day|week|month|quarter|year|period|instant|epoch|t)$)")
 
 
 def read_target(table: pd.DataFrame, card: dict) -> tuple[pd.Series, pd.DataFrame]:
     """Return the target where it is known, numbers or labels as texts; and the rows to describe."""
-    name, told = card["target"], card["told"]
-    cells = table[name].replace("", told.get("empty", ""))
+    name = card["target"]
+    cells = table[name].replace("", card["told"].get("empty", ""))
     known = cells[~cells.isin(MISSING)]
     mark, unit, _ = find_writing(known.value_counts()[:1000], card)
     y = known.map(partial(read_number, decimal=mark, unit=unit)).astype(float).dropna()
@@ -504,7 +503,8 @@ def read_target(table: pd.DataFrame, card: dict) -> tuple[pd.Series, pd.DataFram
     rare = (y.map(y.value_counts()) < FOLDS).mean()  # so many of the rows, if it were classes
     most = MAX_GUESSED_CLASSES if rare <= 1 - MOSTLY else 2
     is_quantity = len(y) > len(known) / 2 and ((y % 1).any() or y.nunique() > most)
-    card["task"] = told.get("task") or ("regression" if is_quantity else "classification")
+    guess = "regression" if is_quantity else "classification"
+    card["task"] = card["told"].get("task", guess)
     if card["task"] == "classification":
         whole = known.str.removesuffix(".0")  # 1.0 is 1
         known = known.mask(whole.isin(known), whole)
@@ -533,14 +533,6 @@ def quote_cells(cells: pd.Series) -> str:
     return ", ".join(f"'{text[:100]}' in row {row + 1}" for row, text in cells[:3].items())
 
 
-# what the other columns are
-
-MAX_CHOICES = 200  # texts in one column; more make a list that nobody scrolls
-FEW_CHOICES = 20  # so few are choices, and no identifier, also where most are numbers
-ID_NAME = re.compile(r"(?i:(\b|_)(id|uuid)|^(index|key|rownames|column 1|unnamed: 0))$|[a-z]I[Dd]$")
-TIME = re.compile(r"(?i:(\b|_)(time|date|day|week|month|quarter|year|period|instant|epoch|t)$)")
-
-
 def read_features(table: pd.DataFrame, rows: pd.Index, card: dict, describe) -> np.ndarray:
     """Return what the model sees of the rows to learn from; all rows tell what a column can be."""
     columns, wide = [], max(map(len, table))
@@ -560,7 +552,7 @@ def read_features(table: pd.DataFrame, rows: pd.Index, card: dict, describe) -> 
             card["dropped"].append({"column": name, "reason": feature})
             print(f"  {name:{wide}}  left out: {feature}")
             continue
-        what = add_range(feature, column, card["notes"])
+        what = add_range(feature, column)
         card["features"].append({"name": name, **feature})
         columns.append(column.to_numpy())
         if len(odd):
@@ -591,10 +583,9 @@ def describe_column(texts: pd.Series, card: dict) -> dict | str:
     least = 0.5 if len(odd) == 1 and not re.search(r"\d", odd[0]) else MOSTLY  # a word for a gap
     is_number = readable == 1 or (readable >= least and len(counts) > FEW_CHOICES)
     is_number &= counts[counts.index.str.match(r"0\d")].sum() <= 0.01 * known  # codes: 02139
-    if not is_number or counts[counts.index.str.fullmatch(EIGHT_DIGITS)].sum() >= MOSTLY * known:
-        layout = find_layout(texts, counts, card["notes"])
-        if layout:
-            return {"type": "date", "format": layout}
+    is_eight = counts[counts.index.str.fullmatch(EIGHT_DIGITS)].sum() >= MOSTLY * known
+    if (not is_number or is_eight) and (layout := find_layout(texts, counts, card["notes"])):
+        return {"type": "date", "format": layout}
     if ID_NAME.search(name) and len(counts) > FEW_CHOICES and not (values % 1 > 0).any():
         again = f"; --group {name} keeps its rows together" if len(counts) < known / 2 else ""
         return f"an identifier, by its name; rename it to keep it{again}"
@@ -602,10 +593,7 @@ def describe_column(texts: pd.Series, card: dict) -> dict | str:
     if texts.tolist() in (counter[:-1], counter[1:]) and not TIME.search(name):
         return "an identifier: it counts the rows; shuffle them to keep it"
     if is_number:
-        feature = {"type": "number", "decimal": mark}
-        if unit:
-            feature["unit"] = unit
-        return feature
+        return {"type": "number", "decimal": mark} | ({"unit": unit} if unit else {})
     if counts.index.str.lower().isin(["false", "true"]).all():
         return {"type": "boolean"}
     whole = counts.index.str.removesuffix(".0")
@@ -618,9 +606,7 @@ def describe_column(texts: pd.Series, card: dict) -> dict | str:
         is_text = np.average(counts.index.str.count(" "), weights=counts) > 3
         return "free text" if is_text else f"{len(counts):,} different texts in {known:,} cells"
     feature = {"type": "category", "choices": sorted(choices.index)}
-    if is_open:
-        feature["open"] = True
-    return feature
+    return feature | {"open": True} if is_open else feature
 
 
 def find_layout(texts: pd.Series, counts: pd.Series, notes: list[str]) -> str | None:
@@ -648,11 +634,11 @@ def is_in_order(values: np.ndarray) -> bool:
     """Return whether many different values only go up, or only down."""
     steps = np.diff(values[~np.isnan(values)])
     is_long = len(np.unique(values)) >= 4 * FOLDS
-    return is_long and min((steps < 0).mean(), (steps > 0).mean()) < DISORDER
+    return is_long and min((steps < 0).mean(), (steps > 0).mean()) < 0.001  # a few are errors
 
 
-def add_range(feature: dict, column: pd.Series, notes: list[str]) -> str:
-    """Add the default, counts and range, told in words; note a value that may stand for a gap."""
+def add_range(feature: dict, column: pd.Series) -> str:
+    """Add the default, counts and range, and tell them in words."""
     values = column.dropna().to_numpy()
     feature["missing"] = len(column) - len(values)  # rows
     gaps = f"   {feature['missing']:,} gaps" if feature["missing"] else ""
@@ -666,11 +652,6 @@ def add_range(feature: dict, column: pd.Series, notes: list[str]) -> str:
     feature["counts"] = np.histogram(values - values.min(), bins=20)[0].tolist()
     ends = [decode(feature, end) for end in np.percentile(values, [0, 50, 100], method="lower")]
     feature |= dict(zip(("minimum", "default", "maximum"), ends))
-    for end in (values.min(), values.max()):
-        others = values[values != end]
-        is_often = len(values) - len(others) >= FOLDS and len(np.unique(others)) >= FEW_CHOICES
-        if is_often and abs(others - end).min() > np.ptp(others):
-            notes.append(f"{show(end)} in '{column.name}' is far from all others: is it a gap?")
     return f"{ends[0]} to {ends[2]} {feature.get('unit', '')}".rstrip() + gaps
 
 
@@ -692,7 +673,9 @@ class DataFrameEstimator(BaseEstimator):
             self.columns[key] = column.dtype
             if feature["type"] == "date":
                 longest = max(column.dropna(), key=len)
-                layout = guess_datetime_format(longest, feature["format"].startswith("%d"))
+                layout = pd.tseries.api.guess_datetime_format(
+                    longest, feature["format"].startswith("%d")
+                )
                 self.columns[key] = layout or "%Y-%m-%d"
             elif feature["type"] != "number":
                 different, rows = np.unique(values, return_index=True)  # NaN is one of them
@@ -748,15 +731,13 @@ def load_given(path: str) -> BaseEstimator:
     return model
 
 
-def read_given(
-    model: BaseEstimator, content: bytes, how: dict, table: pd.DataFrame, y: pd.Series, card: dict
-) -> np.ndarray:
+def read_given(model, file, how: dict, table: pd.DataFrame, y: pd.Series, card: dict) -> np.ndarray:
     """Do what read_features() does, for the columns that a model takes and in its order. That its
     answers are those straight from pandas.read_csv is checked: else it is another in silence."""
     given = DataFrameEstimator(model, labels={})
     given.estimator_ = model
     try:
-        frame = pd.read_csv(io.BytesIO(content), index_col=False, **how)
+        frame = pd.read_csv(file, index_col=False, **how)
         name_of = dict(zip(frame, table))  # pandas has a.1 for a (2)
         target = frame.pop(frame.columns[table.columns.get_loc(card["target"])])[y.index]
         keys = getattr(model, "feature_names_in_", frame.columns)
@@ -811,7 +792,7 @@ def describe_given(ask, frame: pd.DataFrame, key_of: dict, texts: pd.Series, car
     if texts.name not in key_of:
         return "the model doesn't take it"
     key, choices = key_of[texts.name], sorted(set(texts) - MISSING)
-    found, is_number = describe_column(texts, card), is_numeric_dtype(frame[key])
+    found, is_number = describe_column(texts, card), frame[key].dtype.kind in "biuf"
     with suppress(Exception), warnings.catch_warnings(action="ignore"):
         if isinstance(found, str) and np.array_equal(ask(frame.drop(columns=key)), ask(frame)):
             del frame[key]
@@ -823,11 +804,7 @@ def describe_given(ask, frame: pd.DataFrame, key_of: dict, texts: pd.Series, car
     if not is_number and isinstance(found, dict) and found["type"] == "date":
         return found
     found = {"type": "category", "choices": choices}
-    with suppress(Exception), warnings.catch_warnings(action="ignore"):  # does it take any text?
-        ask(frame[:1].assign(**{key: "another"}))
-        if not is_number:
-            found["open"] = True
-    return found
+    return found if is_number else found | {"open": True}  # the model may refuse what is new
 
 
 # the models
@@ -840,16 +817,16 @@ def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
     """Return the estimators to compare by name, the quickest first, or just one: replace it. They
     are fitted to what encode() returns; a classifier needs predict_proba."""
     features, classes = card["features"], len(card.get("classes", ["one"]))
-    name, linear = "logistic regression", LogisticRegression(max_iter=max(100, 2000 // classes))
-    Boosting = HistGradientBoostingClassifier
+    name, Boosting = "logistic regression", ensemble.HistGradientBoostingClassifier
+    linear = linear_model.LogisticRegression(max_iter=max(100, 2000 // classes))
     if card["task"] == "regression":
-        name, linear = "ridge regression", RidgeCV(np.logspace(-2, 4, 13))
-        Boosting = HistGradientBoostingRegressor
+        name, Boosting = "ridge regression", ensemble.HistGradientBoostingRegressor
+        linear = linear_model.RidgeCV(np.logspace(-2, 4, 13))
 
     # a linear model wants numbers in the range that it learned from, gaps filled, choices one-hot
     inputs = [MinMaxScaler(clip=True), StandardScaler()]
     if any(feature["nullable"] for feature in features):  # else 0.2 ms a call for nothing
-        inputs.append(SimpleImputer(strategy="median"))
+        inputs.append(impute.SimpleImputer(strategy="median"))
     inputs = make_pipeline(*inputs)
     few = min(FEW_GAPS, 0.05 * card["rows"])  # gaps in so few rows don't teach what they mean
     gaps = [place for place, feature in enumerate(features) if feature["missing"] > few]
@@ -864,7 +841,7 @@ def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
     if dates or gaps or sizes.any():
         inputs = make_column_transformer(
             (inputs, np.flatnonzero(sizes == 0)),
-            (MissingIndicator(features="all"), gaps),
+            (impute.MissingIndicator(features="all"), gaps),
             (one_hot, chosen),
             (FunctionTransformer(calendar), dates),
         )
@@ -874,8 +851,8 @@ def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
     rounds = max(10, 2000 // classes)
     quick = {"max_iter": min(75, rounds), "learning_rate": 0.13, "max_leaf_nodes": 15}
     quick = Boosting(random_state=0, early_stopping=False, **quick)
-    slow = {"max_iter": min(400, rounds), "learning_rate": 0.06}
-    slow["early_stopping"] = card["rows"] > 20 * classes  # by a tenth of them, of each class
+    is_enough = card["rows"] > 20 * classes  # to stop early by a tenth of them, of each class
+    slow = {"max_iter": min(400, rounds), "learning_rate": 0.06, "early_stopping": is_enough}
     slow |= {"n_iter_no_change": 20, "categorical_features": np.flatnonzero(sizes > 2)}
     slow = Boosting(random_state=0, **slow)
     if dates:
@@ -887,8 +864,7 @@ def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
 
 
 def calendar(days: np.ndarray) -> np.ndarray:
-    """Return of dates the shares of the year and the day, also as waves, and the weekday's place
-    in a column of each."""
+    """Return of dates the place in the year and in the day, also as waves, and a column a weekday."""
     shares = np.hstack([days / 365.2425 % 1, days % 1])
     turns = 2 * np.pi * shares
     weekdays = [(days + 3) // 1 % 7 == number for number in range(7)]
@@ -897,7 +873,6 @@ def calendar(days: np.ndarray) -> np.ndarray:
 
 # which rows they are fitted to, and which they are tested on
 
-DISORDER = 0.001  # the share of steps back that a table in order of time may have
 Folds = list[tuple[np.ndarray, np.ndarray]]  # rows to fit to, and rows to test on
 
 
@@ -908,11 +883,11 @@ def make_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dic
     folds = later_folds(X, y, card) if groups is None else []
     words = "later rows only"
     if not folds:
-        words, Split, together = "shuffled", KFold, pd.DataFrame(X)
+        words, Split, together = "shuffled", model_selection.KFold, pd.DataFrame(X)
         if groups is not None:
             words, together = f"by whole groups of '{groups.name}'", groups
         elif classes:
-            Split = StratifiedKFold
+            Split = model_selection.StratifiedKFold
         keys = pd.factorize(pd.util.hash_pandas_object(together, index=False))[0]
         first = np.unique(keys, return_index=True)[1]  # the first row of each
         is_rare = any((y[first] == label).sum() < FOLDS for label in classes)
@@ -934,8 +909,7 @@ def make_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dic
 
 
 def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
-    """Return folds by time, if the table is in its order or the reverse: by a date, by seconds
-    since 1970, or by a number called a time in equal steps."""
+    """Return folds by time, where a date, seconds since 1970, or even steps of a time are in order."""
     classes = len(card.get("classes", []))
     for feature, column in zip(card["features"], X.T):
         steps = np.diff(column)
@@ -948,7 +922,10 @@ def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
             parts = np.array_split(y[order], FOLDS + 1)
             if len(set(parts[0])) < classes or len(set(parts[-1])) < min(2, classes):
                 break  # a class has no early rows to learn from, or no late ones to be tested on
-            return [(order[fit], order[test]) for fit, test in TimeSeriesSplit(FOLDS).split(X)]
+            return [
+                (order[fit], order[test])
+                for fit, test in model_selection.TimeSeriesSplit(FOLDS).split(X)
+            ]
     return []
 
 
@@ -1068,13 +1045,12 @@ def measure_importance(clones: list, X: np.ndarray, y: np.ndarray, folds: Folds,
         return -mean if "classes" in card else -math.sqrt(mean)
 
     options = {"scoring": loss, "n_repeats": FOLDS // len(folds), "random_state": 0}
-    costs = 0.0
+    costs = pd.Series(0.0, [feature["name"] for feature in card["features"]])
     for model, (_, test) in zip(clones, folds):
         rows = np.random.default_rng(0).permutation(test)[:500]  # enough to rank the features
-        found = permutation_importance(model, X[rows], y[rows], **options)
+        found = inspection.permutation_importance(model, X[rows], y[rows], **options)
         costs += found.importances_mean / len(folds)
-    names = [feature["name"] for feature in card["features"]]
-    return pd.Series(costs, names).sort_values(ascending=False, kind="stable").to_dict()
+    return costs.sort_values(ascending=False, kind="stable").to_dict()
 
 
 # how sure an answer is, from answers for rows that the models had not seen
@@ -1115,7 +1091,7 @@ def measure_cutoffs(answers: np.ndarray, truth: np.ndarray, card: dict) -> dict:
     return {"label": label, "rows": rows}
 
 
-# what a careful reader should know
+# what is told, and what is saved
 
 
 def note_results(answers: np.ndarray, truth: np.ndarray, card: dict) -> None:
@@ -1124,62 +1100,29 @@ def note_results(answers: np.ndarray, truth: np.ndarray, card: dict) -> None:
     left = card["metrics"][loss] / (card["baseline"][loss] or 1.0)
     names, gains = zip(*card["importance"].items())
     if left > 0.99:
-        word = "worse" if left > 1 else "hardly better"
-        word = "no better" if card["estimator"] == "dummy" else word
-        notes.insert(0, f"{word} than the dummy, which ignores all columns")
+        notes.insert(0, "no better than the dummy, which ignores all columns")
     elif left < 0.5 and len(gains) > 1 and gains[0] > 0.9 * np.maximum(gains, 0).sum():
         words = f"is it known before '{card['target']}' is? --drop leaves a column out"
         notes.append(f"'{names[0]}' tells almost all of it: {words}")
     losses = losses_of(truth, answers, card)
     worst = losses.argmax()
-    if "classes" not in card and losses[worst] > 0.5 * losses.sum():
+    if "classes" not in card and losses[worst] > 0.5 * losses.sum():  # a total, perhaps
         words = f"{show(truth[worst])} where about {show(answers[worst])} was expected"
         notes.append(f"one row alone, {words}, makes over half of all error: is it right?")
 
 
-def load_before() -> dict | None:
-    """Return what will be replaced, or None if it is nothing that can be read."""
-    with suppress(Exception), warnings.catch_warnings(action="ignore"):  # it may raise anything
-        before = joblib.load(MODEL_PATH)
-        return before if "told" in before["card"] else None
-
-
-def find_options(told: dict, table: pd.DataFrame, before: dict | None) -> dict:
-    """Return what was told, and where nothing was, what the last time, if it was of this table."""
-    if told.get("drop"):
-        names = [find_column(name.strip(), table) for name in told["drop"].split(",")]
-        told["drop"] = ",".join(names)
-    old = before["card"] if before else {"target": "", "features": []}
-    known = [feature for feature in old["features"] if feature["name"] in table]
-    is_same = old["target"] in table and told.get("target") in (None, old["target"])
-    if is_same and 2 * len(known) > len(old["features"]):
-        for key, value in old["told"].items():
-            if key not in told:
-                told[key] = value
-                print(f"as the last time: --{key} {value}")
-    return {key: value for key, value in told.items() if value}  # --drop "" takes it back
-
-
-def say_before(before: dict, y: np.ndarray, card: dict) -> None:
-    """Print what the model of before was, and how good it is on the rows of now."""
-    old, loss = before["card"], next(iter(card["metrics"]))
-    if old["target"] != card["target"] or loss not in old["metrics"]:
-        print(f"it replaces a model of something else: '{old['title']}'")
-        return
-    print(f"before: {old['estimator']}, of {old['rows']:,} rows, {old['trained']}")
-    print(f"  {loss} {show(old['metrics'][loss])}; now {show(card['metrics'][loss])}")
-    with suppress(Exception):  # it may take no gap, where now there are some
-        if old.get("classes") == card.get("classes"):
-            found = score(y, ask(before["model"], before["X"], card), card)[loss]
-            print(f"  {show(found)} on these rows, of which it may know some")
-
-
-# what is saved
+def say_before(before: dict, card: dict) -> None:
+    """Print what the model of before was, and how good each was, on the rows of its time."""
+    loss = next(iter(card["metrics"]))
+    if before["target"] != card["target"] or loss not in before["metrics"]:
+        print(f"it replaces a model of something else: '{before['title']}'")
+    else:
+        print(f"before: {before['estimator']}, of {before['rows']:,} rows, {before['trained']}")
+        print(f"  {loss} {show(before['metrics'][loss])}; now {show(card['metrics'][loss])}")
 
 
 def pick_examples(answers: np.ndarray, X: np.ndarray, y: np.ndarray, card: dict) -> list[dict]:
-    """Return up to five real rows as JSON has them: of each class, the largest first, or of low to
-    high, the middle first, one that is answered better than three of four."""
+    """Return up to five rows, each answered better than three of four of its class or its fifth."""
     parts = np.array_split(y.argsort(kind="stable"), 5)
     parts.insert(0, parts.pop(2))
     if "classes" in card:
@@ -1199,17 +1142,15 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
         rows = np.vstack([X[:LARGE_WORK], random.permuted(X, axis=0)[:LARGE_WORK]])
         likely = model.classes_[model.predict_proba(rows).argmax(axis=1)]
         by_probability = bool((np.ravel(model.predict(rows)) == likely).all())
-    high = np.nanmax(X, axis=0)
-    for place, feature in enumerate(card["features"]):
-        if "open" in feature:  # another text is as good as unseen
-            high[place] = len(feature["choices"]) - 1
+    # another text of an open category is as good as unseen
+    known = [len(f["choices"]) - 1 if "open" in f else np.inf for f in card["features"]]
     artifact = {
         "model": model,
         "card": card,
         "background": random.permutation(X)[:100],  # to explain an answer by
         "by_probability": by_probability,  # the predicted label is always the most probable one
         "low": np.nanmin(X, axis=0),
-        "high": high,
+        "high": np.minimum(np.nanmax(X, axis=0), known),
         # where a gap is as good as unseen
         "rarely_missing": np.isnan(X).sum(axis=0) <= min(FEW_GAPS, 0.05 * len(X)),
     }
@@ -1217,12 +1158,9 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
     try:
         joblib.dump(artifact, new, compress=3)
         new.replace(MODEL_PATH)
-    except OSError as error:
-        words = f"'{MODEL_PATH}' can't be written ({error.strerror}): set MODEL_PATH"
-        raise Refusal(words) from None
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        todo = "write its functions into a module beside train.py, and import them"
-        raise Refusal(f"the model can't be saved ({error!r:.300}): {todo}") from None
+    except Exception as error:  # noqa: BLE001 pickling may raise anything
+        todo = "set MODEL_PATH, or write a model's functions into a module beside train.py"
+        raise Refusal(f"'{MODEL_PATH}' can't be saved ({error!r:.300}): {todo}") from None
     finally:
         new.unlink(missing_ok=True)
     return hashlib.sha256(MODEL_PATH.read_bytes()).hexdigest()
