@@ -362,6 +362,7 @@ def test_read_no_number(text):
     (b"a,a,,a\n1,2,3,4\n", ["a", "a (2)", "column 3", "a (4)"], [["1", "2", "3", "4"]]),
     (b"a,b,c\n1\n1,2,3,4\n", ["a", "b", "c"], [["1", "", ""], ["1", "2", "3", "4"]]),
     # lines above the header, blanks before quotes, and within cells
+    (b"a,b\nr1,1,2\nr2,3,4\n", ["column 1", "a", "b"], [["r1", "1", "2"], ["r2", "3", "4"]]),
     (b"a,b\n1,2,\n3,4,\n", ["a", "b"], [["1", "2", ""], ["3", "4", ""]]),
     (b"Sales,,\n,,\na,b,c\n1,2,x\n1,3,y\n", ["a", "b", "c"], [["1", "2", "x"], ["1", "3", "y"]]),
     (b"Bank\nland,1990,1991\nA,2,3\nB,2,3\n", ["land", "1990", "1991"], [["A", "2", "3"], ["B", "2", "3"]]),
@@ -530,7 +531,7 @@ def test_train_describes_or_leaves_out(tmp_path):
         "closed": ([DAYS[i % 60] if i % 50 else "open" for i in n], "date"),
         "towns": ([f"t{i % 50}" if i % 9 else f"hamlet {i}" for i in n], "category"),
         "teams": ([f"t{i % 40}" if i % 3 else f"u{i}" for i in n], "category"),
-        "ages": (["<5", "5", ">9", ">80"] * 110, "number"),
+        "ages": (["<5", "5", ">9", ">80"] * 110, "category"),
         "miles": ([f'"{1 + i * 7 % 97},000 mi."' if i % 20 else "12" for i in n], "number"),
         "dollars": ([["$5", "€6"][i % 2] + f"{i % 90}.10" for i in n], "category"),
         "some": (["x", ""] * 220, "category"),
@@ -556,8 +557,8 @@ def test_train_describes_or_leaves_out(tmp_path):
         X, problems = train.encode({name: [text]}, saved.card | {"features": [features[name]]})
         assert np.array_equal(X[0], [np.nan if number is None else number], equal_nan=True)
         assert len(problems) == (number is None)
-    kinds = {name: features[name].get("open") for name in ("zip", "towns", "teams")}
-    assert kinds == {"zip": None, "towns": True, "teams": True}
+    kinds = {name: features[name].get("open") for name in ("zip", "towns", "teams", "ages")}
+    assert kinds == {"zip": None, "towns": True, "teams": True, "ages": None}
     assert sum(features["towns"]["counts"]) == 439
     assert features["towns"]["counts"][-1] == 49  # once each
     assert train.decode(features["towns"], 50) == "another"
@@ -638,11 +639,16 @@ def test_train_before(tmp_path):
     saved = fit(tmp_path, csv_of(table | {"d": a[1]}), "--target", "y")
     assert saved.card["title"] == "What?"
     for words in ("as the last time: --title What?\n", "as the last time: --drop b,c\n",
-                  "before: Pipeline, of 60 rows, "):  # fmt: skip
+                  "before: Pipeline, of 60 rows, ", "  new: d\n",
+                  "on these rows, of which it may know some"):  # fmt: skip
         assert words in saved.printed
     saved = fit(tmp_path, csv_of(table), "--drop", "", "--title", "")
     assert [feature["name"] for feature in saved.card["features"]] == ["a", "b", "c"]
-    assert saved.card["title"] == "Predict y"
+    assert (saved.card["title"], "  gone: d\n" in saved.printed) == ("Predict y", True)
+    # a model that takes no gap is not asked about one
+    saved = fit(tmp_path, csv_of(table), build=lambda *_: LinearRegression())
+    gaps = csv_of(table | {"a": ["", *a[0][1:]]})
+    assert "before: LinearRegression, " in fit(tmp_path, gaps).printed
     # another table's target may have the same name
     other = csv_of({"z": a[0], "w": a[1], "y": a[2]})
     fit(tmp_path, csv_of(table), "--title", "What?")
@@ -661,7 +667,7 @@ def test_train_before(tmp_path):
     ({"a": [1, 2, "3,4"], "y": [0, 1, 0]}, [], "row 3 has 3 cells, the header 2"),
     ({"a": [1, 2, "3,\\"], "y": [0, 1, 0]}, [], "is a quote in a cell written"),
     ({"a": [1, 2], "y": [0, 1]}, ["--encoding", "cp0"], "'cp0' is no encoding of this file"),
-    ({"price": [1], "y": [0]}, ["--target", "cost"], "no column 'cost', but these: price, y"),
+    ({"price": [1], "y": [0]}, ["--target", "cost"], "the table has no column 'cost', but these: price, y"),
     ({"a": [1, 2] * 20, "y": ["yes", ""] * 20}, [], "'y' has 1 different values in 20 usable rows"),
     ({"a": [1, 2] * 20, "y": [0.5] * 40}, ["--task", "regression"], "'y' has 1 different values"),
     ({"a": [1, 2] * 4, "y": [0, 1] * 4}, [], "in 0 usable rows: it needs 2 to 100 in 10; see --task"),
@@ -869,8 +875,13 @@ def weekdays(frame):
     return pd.to_datetime(frame["day"]).dt.day_of_week.to_frame()
 
 
-def test_given_model_leaves_out(tmp_path):
-    """What a model doesn't take, or doesn't look at, is in no form."""
+def parsed_weekdays(frame):
+    return frame["day"].dt.day_of_week.to_frame()
+
+
+@pytest.mark.parametrize(("function", "parsed"), [(weekdays, []), (parsed_weekdays, ["day"])])
+def test_given_model_leaves_out(function, parsed, tmp_path):
+    """What a model doesn't take, or doesn't look at, is in no form; a notebook may parse dates."""
     k = np.arange(60)
     columns = {
         "id": k + 1,
@@ -879,8 +890,8 @@ def test_given_model_leaves_out(tmp_path):
         "other": k % 5,
         "y": k * 1.5,
     }
-    frame = pd.read_csv(io.StringIO(csv_of(columns)))
-    weekday = make_column_transformer((FunctionTransformer(weekdays), ["day"]))
+    frame = pd.read_csv(io.StringIO(csv_of(columns)), parse_dates=parsed)
+    weekday = make_column_transformer((FunctionTransformer(function), ["day"]))
     model = make_pipeline(weekday, LinearRegression()).fit(frame[["prose", "day", "id"]], frame.y)
     saved = give(tmp_path, csv_of(columns), model)
     assert [feature["name"] for feature in saved.card["features"]] == ["day"]
@@ -973,7 +984,7 @@ def test_build_model_by_names(tmp_path, capsys):
     with pytest.raises(SystemExit):
         fit(tmp_path, table, build=build)
     error = capsys.readouterr().err
-    assert "can't be saved (" in error and error.count("\n") == 1
+    assert "the models can't be saved (" in error and error.count("\n") == 1
 
 
 # train.py: which model, and how good it is
@@ -997,7 +1008,7 @@ def test_train_keeps_the_lower_loss(tmp_path, monkeypatch):
     # a single one is kept, whatever it is worth
     saved = fit(tmp_path, table, "--task", "regression", build=lambda *_: models[0])
     assert (saved.card["estimator"], saved.model.constant) == ("DummyRegressor", 2.5)
-    assert "no better than the dummy" in saved.card["notes"][0]
+    assert "worse than the dummy" in saved.card["notes"][0]
     # a later one is better for half of the rows, or in one row alone
     a, spike = 10 * x, np.where(x < 9.7, 0, 30)
     answers = {"a": a, "b": a + spike, "c": a + (x < 5)}
@@ -1042,7 +1053,7 @@ def test_train_measures_by_hand(apis, tmp_path):
     p, y = LABELS.values()
     loss, area = metrics.log_loss(y, np.stack([1 - p, p], axis=1)), metrics.roc_auc_score(y, p)
     assert [card["metrics"][key] for key in ("log_loss", "roc_auc")] == pytest.approx([loss, area])
-    ends = [({"x": 0.1}, "no"), ({"x": 0.85}, "yes")]  # better answered than three of four
+    ends = [({"x": 0.2}, "no"), ({"x": 0.7}, "yes")]  # of the better half, the most usual one
     assert [(each["features"], each["target"]) for each in card["examples"]] == ends
     few = fit(tmp_path, csv_of({"x": K[:18] * 50, "y": K[:18] * 49}), build=lambda *_: Given()).card
     assert few["uncertainty"]["widths"] == [18]
@@ -1097,12 +1108,16 @@ A, B, _ = NOISE
     ({"x": [1] * 30 + list(range(30)), "y": ["same"] * 30 + ["else"] * 30}, []),
     ({"day": DAYS, "b": B, "y": B + NOISE[2]}, ["the rows are in order of time, by 'day'"]),
     ({"day": DAYS, "y": ["old"] * 40 + ["new"] * 20},  # the first rows lack a class
-     ["the rows are in order of time, by 'day'"]),
+     ["the rows are in order of time, by 'day'", "but not every class has early and late rows"]),
     ({"time": range(60_000), "b": np.tile(B, 600), "y": ["a", "b"] * 25_000 + ["a"] * 10_000},
-     ["in order of time"]),
+     ["in order of time", "but not every class has early and late rows"]),
     # a name alone is no proof, and a column may be missing
     ({"time": np.arange(100) ** 2 // 9, "b": B, "y": B + NOISE[2]}, []),
     ({"t": 1.6e9 + 7 * np.arange(100) ** 2, "b": B, "y": B + NOISE[2]}, ["in order of time, by 't'"]),
+    ({"Year": 2000 + np.arange(100) // 12, "month": np.arange(100) % 12 + 1, "y": B + NOISE[2]},
+     ["in order of time, by 'year and month'", "dummy"]),
+    ({"a": np.where(np.arange(100) % 20, A, -999), "b": B, "y": sum(NOISE)},
+     ["-999 in 'a' is far from all others: is it a gap?"]),
     ({"a": A, "b": B, "y": np.where(np.arange(100) < 99, A + B, 5e4)},
      ["one row alone, 50,000 where about ", "dummy"]),
     ({"a": A, "b": B, "y": [*sum(NOISE)[:97], "about 7", "8 or 9", "few"]},

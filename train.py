@@ -14,6 +14,7 @@ import hashlib
 import io
 import math
 import os
+import pickle
 import re
 import sys
 import time
@@ -24,7 +25,7 @@ from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 # boosting's threads wait for each other at each step: on a shared machine, slower than one thread
@@ -33,6 +34,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import joblib
 import numpy as np
 import pandas as pd
+from pandas.tseries.api import guess_datetime_format
 from sklearn import datasets, ensemble, impute, inspection, linear_model, metrics, model_selection
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.compose import make_column_transformer
@@ -47,7 +49,7 @@ MODEL_PATH = Path(os.environ.get("MODEL_PATH") or "model.joblib")
 
 def main() -> None:
     started = time.perf_counter()
-    before = load_before()  # the card of what model.joblib holds now, of last month perhaps
+    before = load_before()  # what model.joblib holds now, of last month perhaps
 
     # read the table, decide what each column is, turn it into numbers, choose the folds
     X, y, folds, card = prepare(**read_options(), before=before)
@@ -74,7 +76,7 @@ def main() -> None:
     for note in card["notes"]:
         print(f"  note: {note}")
     if before:
-        say_before(before, card)
+        say_before(before, y, card)
     sha256 = save(best, X, card)
     print(f"saved {MODEL_PATH}: sha256 {sha256}, {time.perf_counter() - started:.1f} s in all")
     print("next: bash start.sh; where it runs already, the new model is served by itself")
@@ -88,7 +90,7 @@ def prepare(path=None, model: str = "", before: dict | None = None, **options: s
     encoding, notes = find_encoding(content, options.get("encoding"))
     table, separator = read_frame(content, encoding)
     told = about | {key: value for key, value in options.items() if value is not None}
-    told = find_options(told, table, before or {})
+    told = find_options(told, table, before["card"] if before else {})
     if model:
         given = load_given(model)  # which refuses a classifier without probabilities
         told["task"] = "classification" if hasattr(given, "predict_proba") else "regression"
@@ -97,6 +99,8 @@ def prepare(path=None, model: str = "", before: dict | None = None, **options: s
     card["decimal"], _, _ = find_writing(cells, card, separator)
     target, table = read_target(table, card)
     y, rows = np.array(target.tolist()), target.index
+    if before:
+        before["X"], _ = encode(table.loc[rows], before["card"])
     groups = table.loc[rows, find_column(told["group"], table)] if "group" in told else None
     if model:
         how = {"sep": separator, "decimal": card["decimal"], "encoding": encoding}
@@ -110,7 +114,8 @@ def start_card(target: str, told: dict, notes: list[str]) -> dict:
     """Return the card, which tells API and page all that they know; the steps above fill it in."""
     packages = ("scikit-learn", "numpy", "pandas", "joblib")
     return {
-        "title": told.get("title", f"Predict {target}"),  # for people, like the next
+        "name": told.get("name", "table"),  # for people, like the next two
+        "title": told.get("title", f"Predict {target}"),
         "description": told.get("description", f"Predicts {target} from a table's columns."),
         "trained": date.today().isoformat(),
         "task": "",  # "classification", with "classes", the labels in order; or "regression"
@@ -163,16 +168,14 @@ def read_options() -> dict[str, str | None]:
     choices = {"task": ["classification", "regression"], "decimal": [".", ","]}
     for name, text in OPTIONS.items():
         parser.add_argument(f"--{name}", choices=choices.get(name), help=text)
-    # JSON can't hold what a shell sends that is no UTF-8
-    words = [word.encode(errors="replace").decode() for word in sys.argv[1:]]
-    return vars(parser.parse_args(words))
+    return vars(parser.parse_args())
 
 
 def load_before() -> dict:
-    """Return the card of what will be replaced, an empty one if it can't be read."""
+    """Return what will be replaced, nothing if it can't be read."""
     with suppress(Exception), warnings.catch_warnings(action="ignore"):  # it may raise anything
-        card = joblib.load(MODEL_PATH)["card"]
-        return card if "told" in card else {}
+        before = joblib.load(MODEL_PATH)
+        return before if "told" in before["card"] else {}
     return {}
 
 
@@ -189,7 +192,8 @@ def find_options(told: dict, table: pd.DataFrame, before: dict) -> dict:
             if key not in told:
                 told[key] = value
                 print(f"as the last time: --{key} {value}")
-    return {key: value for key, value in told.items() if value}  # --drop "" takes it back
+    # JSON can't hold what a shell sends that is no UTF-8; --drop "" takes it back
+    return {key: text.encode(errors="replace").decode() for key, text in told.items() if text}
 
 
 # from a file to a table of texts
@@ -203,12 +207,12 @@ def load_table(path: str | None) -> tuple[bytes, dict]:
     """Return a table as CSV, and OPTIONS of its own. Replace it for other sources:
     `return pandas.read_sql(query, connection).to_csv(index=False).encode(), {}` is enough."""
     if path is not None:
-        return Path(path).read_bytes(), {}
+        return Path(path).read_bytes(), {"name": Path(path).stem}
     wine = datasets.load_wine(as_frame=True)
     table = wine.data.set_axis(wine.data.columns.str.replace("_", " "), axis=1)
     table["wine"] = np.array(["Barolo", "Grignolino", "Barbera"])[wine.target]
     about = "Tells three wines apart by 13 measurements (M. Forina et al., PARVUS, 1988)."
-    options = {"title": "Barolo, Grignolino or Barbera?", "description": about}
+    options = {"name": "wine", "title": "Barolo, Grignolino or Barbera?", "description": about}
     return table.to_csv(index=False).encode(), options
 
 
@@ -246,7 +250,9 @@ def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, 
             best = (times, width, mark, place)
     _, _, separator, above = best
     rows = islice(read_rows(text, separator), above, None)
-    header = next(rows, [])
+    header, first = next(rows, []), list(islice(rows, 9))
+    if first and all(len(row) == len(header) + 1 and row[-1] for row in first):
+        header = ["", *header]  # R's names of the rows have no name
     if len(header) > MAX_COLUMNS:
         raise Refusal(f"the table has more than {MAX_COLUMNS:,} columns")
     names: list[str] = []
@@ -255,7 +261,8 @@ def read_table(content: bytes, encoding: str | None = None) -> tuple[list, str, 
         while name in names:
             name += f" ({place})"
         names.append(name)
-    return names, separator, (row + [""] * (len(names) - len(row)) for row in rows)
+    filled = (row + [""] * (len(names) - len(row)) for row in chain(first, rows))
+    return names, separator, filled
 
 
 def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
@@ -503,6 +510,10 @@ def read_target(table: pd.DataFrame, card: dict) -> tuple[pd.Series, pd.DataFram
     rare = (y.map(y.value_counts()) < FOLDS).mean()  # so many of the rows, if it were classes
     most = MAX_GUESSED_CLASSES if rare <= 1 - MOSTLY else 2
     is_quantity = len(y) > len(known) / 2 and ((y % 1).any() or y.nunique() > most)
+    steps = np.diff(np.unique(y))
+    if is_quantity and most > 2 and len(steps) < FEW_CHOICES < steps.sum() / 10:
+        # codes, of parties say, are far apart, and no multiples of a step as prices are
+        is_quantity = (y % 1).any() or np.gcd.reduce(steps.astype(int)) > 1
     guess = "regression" if is_quantity else "classification"
     card["task"] = card["told"].get("task", guess)
     if card["task"] == "classification":
@@ -552,7 +563,7 @@ def read_features(table: pd.DataFrame, rows: pd.Index, card: dict, describe) -> 
             card["dropped"].append({"column": name, "reason": feature})
             print(f"  {name:{wide}}  left out: {feature}")
             continue
-        what = add_range(feature, column)
+        what = add_range(feature, column, card["notes"])
         card["features"].append({"name": name, **feature})
         columns.append(column.to_numpy())
         if len(odd):
@@ -582,7 +593,8 @@ def describe_column(texts: pd.Series, card: dict) -> dict | str:
     odd = counts.index[np.isnan(values)]
     least = 0.5 if len(odd) == 1 and not re.search(r"\d", odd[0]) else MOSTLY  # a word for a gap
     is_number = readable == 1 or (readable >= least and len(counts) > FEW_CHOICES)
-    is_number &= counts[counts.index.str.match(r"0\d")].sum() <= 0.01 * known  # codes: 02139
+    for pattern, share in ((r"0\d", 0.01), ("[<>]", 0.5)):  # codes such as 02139; ages such as <5
+        is_number &= counts[counts.index.str.match(pattern)].sum() <= share * known
     is_eight = counts[counts.index.str.fullmatch(EIGHT_DIGITS)].sum() >= MOSTLY * known
     if (not is_number or is_eight) and (layout := find_layout(texts, counts, card["notes"])):
         return {"type": "date", "format": layout}
@@ -637,8 +649,8 @@ def is_in_order(values: np.ndarray) -> bool:
     return is_long and min((steps < 0).mean(), (steps > 0).mean()) < 0.001  # a few are errors
 
 
-def add_range(feature: dict, column: pd.Series) -> str:
-    """Add the default, counts and range, and tell them in words."""
+def add_range(feature: dict, column: pd.Series, notes: list[str]) -> str:
+    """Add the default, counts and range, told in words; note a value that may stand for a gap."""
     values = column.dropna().to_numpy()
     feature["missing"] = len(column) - len(values)  # rows
     gaps = f"   {feature['missing']:,} gaps" if feature["missing"] else ""
@@ -652,6 +664,11 @@ def add_range(feature: dict, column: pd.Series) -> str:
     feature["counts"] = np.histogram(values - values.min(), bins=20)[0].tolist()
     ends = [decode(feature, end) for end in np.percentile(values, [0, 50, 100], method="lower")]
     feature |= dict(zip(("minimum", "default", "maximum"), ends))
+    for end in (values.min(), values.max()):
+        others = values[values != end]
+        is_often = len(values) - len(others) >= FOLDS and len(np.unique(others)) >= FEW_CHOICES
+        if is_often and abs(others - end).min() > np.ptp(others):
+            notes.append(f"{show(end)} in '{column.name}' is far from all others: is it a gap?")
     return f"{ends[0]} to {ends[2]} {feature.get('unit', '')}".rstrip() + gaps
 
 
@@ -672,11 +689,9 @@ class DataFrameEstimator(BaseEstimator):
         for feature, values, (key, column) in zip(card["features"], X.T, frame.items()):
             self.columns[key] = column.dtype
             if feature["type"] == "date":
-                longest = max(column.dropna(), key=len)
-                layout = pd.tseries.api.guess_datetime_format(
-                    longest, feature["format"].startswith("%d")
-                )
-                self.columns[key] = layout or "%Y-%m-%d"
+                longest = max(column.dropna().astype(str), key=len)
+                layout = guess_datetime_format(longest, feature["format"].startswith("%d"))
+                self.columns[key] = "" if column.dtype.kind == "M" else layout or "%Y-%m-%d"
             elif feature["type"] != "number":
                 different, rows = np.unique(values, return_index=True)  # NaN is one of them
                 self.columns[key] = column[rows].set_axis(different)
@@ -689,9 +704,9 @@ class DataFrameEstimator(BaseEstimator):
             values = pd.Series(numbers)
             if isinstance(cells, pd.Series):
                 values = values.map(cells)
-            elif isinstance(cells, str):
+            elif isinstance(cells, str):  # a layout, or "" where the notebook has parsed the dates
                 moments = pd.to_datetime((values * 86_400_000).round(), unit="ms")
-                values = moments.dt.strftime(cells)
+                values = moments.dt.strftime(cells) if cells else moments
             elif (numbers % 1 == 0).all() and (abs(numbers) < 2**63).all():
                 values = values.astype(cells)
             frame[key] = values
@@ -742,7 +757,15 @@ def read_given(model, file, how: dict, table: pd.DataFrame, y: pd.Series, card: 
         target = frame.pop(frame.columns[table.columns.get_loc(card["target"])])[y.index]
         keys = getattr(model, "feature_names_in_", frame.columns)
         frame = frame.loc[y.index, keys].reset_index(drop=True)
-        predicted = given.ask(frame, "predict")
+        try:
+            predicted = given.ask(frame, "predict")
+        except Exception:  # noqa: BLE001 a notebook may have parsed the dates
+            for key, texts in frame.select_dtypes("str").items():
+                layout = find_layout(texts.dropna(), texts.value_counts(), [])
+                if layout:
+                    days = texts.map(partial(read_date, layout=layout), na_action="ignore")
+                    frame[key] = pd.to_datetime(days.astype(float), unit="D")
+            predicted = given.ask(frame, "predict")
     except Exception as error:  # noqa: BLE001 an estimator may raise anything
         raise Refusal(f"the model can't answer for this table ({error!r:.300})") from None
     ask = partial(given.ask, method="predict")
@@ -909,9 +932,14 @@ def make_folds(X: np.ndarray, y: np.ndarray, groups: pd.Series | None, card: dic
 
 
 def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
-    """Return folds by time, where a date, seconds since 1970, or even steps of a time are in order."""
-    classes = len(card.get("classes", []))
-    for feature, column in zip(card["features"], X.T):
+    """Return folds by time, where a date, a year and a month in columns of their own, seconds since
+    1970, or even steps of a time are in order."""
+    features, columns, classes = [*card["features"]], [*X.T], len(card.get("classes", []))
+    named = dict(zip([feature["name"].lower() for feature in features], columns))
+    if "year" in named and "month" in named:
+        features.append({"name": "year and month", "type": "date"})
+        columns.append(372 * named["year"] + 31 * named["month"] + named.get("day", 0))
+    for feature, column in zip(features, columns):
         steps = np.diff(column)
         steps = steps[steps != 0]
         is_even = TIME.search(feature["name"]) and np.allclose(steps, steps[:1])
@@ -921,7 +949,8 @@ def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
             order = np.argsort(column, kind="stable")
             parts = np.array_split(y[order], FOLDS + 1)
             if len(set(parts[0])) < classes or len(set(parts[-1])) < min(2, classes):
-                break  # a class has no early rows to learn from, or no late ones to be tested on
+                card["notes"].append("but not every class has early and late rows: measured on any")
+                break
             return [
                 (order[fit], order[test])
                 for fit, test in model_selection.TimeSeriesSplit(FOLDS).split(X)
@@ -938,7 +967,7 @@ def show(value: float) -> str:
 
 
 def find_models(X: np.ndarray, y: np.ndarray, folds: Folds, card: dict) -> dict[str, BaseEstimator]:
-    """Return the given model, or those of build_model(), by name."""
+    """Return the given model, or those of build_model(), by name; refuse what can't be saved."""
     given = card.pop("given", None)
     if given is not None:
         words = "models like the one that is served"
@@ -963,6 +992,11 @@ def find_models(X: np.ndarray, y: np.ndarray, folds: Folds, card: dict) -> dict[
                 frame[feature["name"]] = [decode(feature, value) for value in values]
             model.learn(pd.DataFrame(frame), X, card)
             model.labels = dict(zip(card.get("classes", []), card.get("classes", [])))
+    try:
+        pickle.dumps(models)
+    except Exception as error:  # noqa: BLE001 an estimator may raise anything
+        todo = "write a model's functions into a module beside train.py, and import them"
+        raise Refusal(f"the models can't be saved ({error!r:.300}): {todo}") from None
     return models
 
 
@@ -1100,7 +1134,9 @@ def note_results(answers: np.ndarray, truth: np.ndarray, card: dict) -> None:
     left = card["metrics"][loss] / (card["baseline"][loss] or 1.0)
     names, gains = zip(*card["importance"].items())
     if left > 0.99:
-        notes.insert(0, "no better than the dummy, which ignores all columns")
+        word = "worse" if left > 1 else "hardly better"
+        word = "no better" if card["estimator"] == "dummy" else word
+        notes.insert(0, f"{word} than the dummy, which ignores all columns")
     elif left < 0.5 and len(gains) > 1 and gains[0] > 0.9 * np.maximum(gains, 0).sum():
         words = f"is it known before '{card['target']}' is? --drop leaves a column out"
         notes.append(f"'{names[0]}' tells almost all of it: {words}")
@@ -1111,25 +1147,40 @@ def note_results(answers: np.ndarray, truth: np.ndarray, card: dict) -> None:
         notes.append(f"one row alone, {words}, makes over half of all error: is it right?")
 
 
-def say_before(before: dict, card: dict) -> None:
-    """Print what the model of before was, and how good each was, on the rows of its time."""
-    loss = next(iter(card["metrics"]))
-    if before["target"] != card["target"] or loss not in before["metrics"]:
-        print(f"it replaces a model of something else: '{before['title']}'")
-    else:
-        print(f"before: {before['estimator']}, of {before['rows']:,} rows, {before['trained']}")
-        print(f"  {loss} {show(before['metrics'][loss])}; now {show(card['metrics'][loss])}")
+def say_before(before: dict, y: np.ndarray, card: dict) -> None:
+    """Print what the model of before was, and how good it is on the rows of now."""
+    old, loss = before["card"], next(iter(card["metrics"]))
+    if old["target"] != card["target"] or loss not in old["metrics"]:
+        print(f"it replaces a model of something else: '{old['title']}'")
+        return
+    print(f"before: {old['estimator']}, of {old['rows']:,} rows, {old['trained']}")
+    print(f"  {loss} {show(old['metrics'][loss])}; now {show(card['metrics'][loss])}")
+    with suppress(Exception):  # it may take no gap, where now there are some
+        if old.get("classes") == card.get("classes"):
+            found = score(y, ask(before["model"], before["X"], card), card)[loss]
+            print(f"  {show(found)} on these rows, of which it may know some")
+    names, olds = ({feature["name"] for feature in each["features"]} for each in (card, old))
+    for word, changed in (("new", names - olds), ("gone", olds - names)):
+        if changed:
+            print(f"  {word}: {', '.join(sorted(changed))}")
 
 
 def pick_examples(answers: np.ndarray, X: np.ndarray, y: np.ndarray, card: dict) -> list[dict]:
-    """Return up to five rows, each answered better than three of four of its class or its fifth."""
+    """Return up to five real rows as JSON has them: of those that are answered well, the nearest to
+    the middle of their class, the largest class first; or of low to high, the middle first."""
+    losses = losses_of(y, answers, card)
     parts = np.array_split(y.argsort(kind="stable"), 5)
     parts.insert(0, parts.pop(2))
     if "classes" in card:
         parts = [np.flatnonzero(y == label) for label in pd.Series(y).value_counts().index[:5]]
-    losses, examples = losses_of(y, answers, card), []
+    is_choice = ["minimum" not in feature for feature in card["features"]]
+    examples = []
     for part in parts:
-        row = part[losses[part].argsort(kind="stable")[len(part) // 4]]
+        table = pd.DataFrame(X[part], part)
+        middle = table.median()
+        middle[is_choice] = table.mode().iloc[0][is_choice]
+        far = ((table - middle).abs() / pd.DataFrame(X).std()).clip(upper=2).fillna(2).sum(axis=1)
+        row = far[losses[part] <= np.median(losses[part])].idxmin()
         values = {f["name"]: decode(f, value) for f, value in zip(card["features"], X[row])}
         examples.append({"features": values, "target": y[row].item()})
     return examples
@@ -1158,9 +1209,9 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
     try:
         joblib.dump(artifact, new, compress=3)
         new.replace(MODEL_PATH)
-    except Exception as error:  # noqa: BLE001 pickling may raise anything
-        todo = "set MODEL_PATH, or write a model's functions into a module beside train.py"
-        raise Refusal(f"'{MODEL_PATH}' can't be saved ({error!r:.300}): {todo}") from None
+    except OSError as error:
+        words = f"'{MODEL_PATH}' can't be written ({error.strerror}): set MODEL_PATH"
+        raise Refusal(words) from None
     finally:
         new.unlink(missing_ok=True)
     return hashlib.sha256(MODEL_PATH.read_bytes()).hexdigest()
