@@ -514,11 +514,11 @@ def test_train_describes_or_leaves_out(tmp_path):
         "followers": ([f"{i % 9}.5{'mk'[i % 2]}" for i in n], "category"),  # millions, meters?
         "customer_id": (n // 2 * 7, "an identifier, by its name"),
         "order id": ([f"A{i // 4}" for i in n], "an identifier, by its name"),
-        "name": ([f"Anna {i}" for i in n], "440 different texts in 440 cells"),
+        "name": ([f"Anna {i}" for i in n], "440 texts in 440 cells are too many"),
         "story": ([" ".join(words[i % 2 :]) + str(i // 2) for i in n], "free text"),
         "same": (["x"] * 440, "always 'x'"),
         "gaps": (["NA"] * 440, "empty"),
-        "many": ([f"w{i * 2 // 3}" for i in n], "293 different texts in 440 cells"),
+        "many": ([f"w{i * 2 // 3}" for i in n], "293 texts in 440 cells are too many"),
         "seldom": (np.where(n < 9, n, ""), "known in only 9 rows"),
         "ten": (np.where(n < 10, n * 7, ""), "number"),
         "height": (n + 58, "number"),

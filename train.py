@@ -226,7 +226,7 @@ def find_encoding(content: bytes, told: str | None = None) -> tuple[str, list[st
     bad = sum(part.count("\ufffd") for part in iter(partial(text.read, 2**20), ""))
     beyond_ascii = len(content.translate(None, bytes(range(128))))
     encoding = "cp1252" if bad > beyond_ascii / 20 else "utf-8-sig"
-    note = f"{bad} bytes are no UTF-8: the file is read as {encoding}, --encoding overrides"
+    note = f"not all of the file is UTF-8: it is read as {encoding}, --encoding overrides"
     return encoding, [note] if bad else []
 
 
@@ -514,8 +514,7 @@ def read_target(table: pd.DataFrame, card: dict) -> tuple[pd.Series, pd.DataFram
     if is_quantity and most > 2 and len(steps) < FEW_CHOICES < steps.sum() / 10:
         # codes, of parties say, are far apart, and no multiples of a step as prices are
         is_quantity = (y % 1).any() or np.gcd.reduce(steps.astype(int)) > 1
-    guess = "regression" if is_quantity else "classification"
-    card["task"] = card["told"].get("task", guess)
+    card["task"] = card["told"].get("task", "regression" if is_quantity else "classification")
     if card["task"] == "classification":
         whole = known.str.removesuffix(".0")  # 1.0 is 1
         known = known.mask(whole.isin(known), whole)
@@ -567,10 +566,11 @@ def read_features(table: pd.DataFrame, rows: pd.Index, card: dict, describe) -> 
         card["features"].append({"name": name, **feature})
         columns.append(column.to_numpy())
         if len(odd):
-            some = quote_cells(odd)
-            card["dropped"].append({"column": name, "cells": len(odd), "reason": some})
-            what += f"   {len(odd):,} unreadable: {some}"
-        print(f"  {name:{wide}}  {feature['type']:8}  {what}")
+            reason = quote_cells(odd)
+            card["dropped"].append({"column": name, "cells": len(odd), "reason": reason})
+            what += f"   {len(odd):,} unreadable: {reason}"
+        kind = "open category" if "open" in feature else feature["type"]
+        print(f"  {name:{wide}}  {kind:13}  {what}")
     if not columns:
         raise Refusal("no column is left to predict from: the lines above say why")
     return np.column_stack(columns)
@@ -616,7 +616,7 @@ def describe_column(texts: pd.Series, card: dict) -> dict | str:
     choices = counts[counts >= least].nlargest(MAX_CHOICES - 1) if is_open else counts
     if choices.sum() < known / 4:
         is_text = np.average(counts.index.str.count(" "), weights=counts) > 3
-        return "free text" if is_text else f"{len(counts):,} different texts in {known:,} cells"
+        return "free text" if is_text else f"{len(counts):,} texts in {known:,} cells are too many"
     feature = {"type": "category", "choices": sorted(choices.index)}
     return feature | {"open": True} if is_open else feature
 
@@ -947,14 +947,12 @@ def later_folds(X: np.ndarray, y: np.ndarray, card: dict) -> Folds:
         if is_in_order(column) and (feature["type"] == "date" or is_even or is_epoch):
             card["notes"].append(f"the rows are in order of time, by '{feature['name']}'")
             order = np.argsort(column, kind="stable")
-            parts = np.array_split(y[order], FOLDS + 1)
-            if len(set(parts[0])) < classes or len(set(parts[-1])) < min(2, classes):
+            early, *_, late = np.array_split(y[order], FOLDS + 1)
+            if len(set(early)) < classes or len(set(late)) < min(2, classes):
                 card["notes"].append("but not every class has early and late rows: measured on any")
                 break
-            return [
-                (order[fit], order[test])
-                for fit, test in model_selection.TimeSeriesSplit(FOLDS).split(X)
-            ]
+            split = model_selection.TimeSeriesSplit(FOLDS).split(X)
+            return [(order[fit], order[test]) for fit, test in split]
     return []
 
 
