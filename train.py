@@ -189,7 +189,7 @@ def find_options(told: dict, table: pd.DataFrame, before: dict) -> dict:
     is_same = target in table and told.get("target") in (None, target)
     if is_same and 2 * len(known) > len(features):
         for key, value in before["told"].items():
-            if key not in told:
+            if key not in told and isinstance(value, str):
                 told[key] = value
                 print(f"as the last time: --{key} {value}")
     # JSON can't hold what a shell sends that is no UTF-8; --drop "" takes it back
