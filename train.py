@@ -1151,8 +1151,9 @@ def say_before(before: dict, y: np.ndarray, card: dict) -> None:
     if old["target"] != card["target"] or loss not in old["metrics"]:
         print(f"it replaces a model of something else: '{old['title']}'")
         return
+    then, now = show(old["metrics"][loss]), show(card["metrics"][loss])
     print(f"before: {old['estimator']}, of {old['rows']:,} rows, {old['trained']}")
-    print(f"  {loss} {show(old['metrics'][loss])}; now {show(card['metrics'][loss])}")
+    print(f"  {loss.replace('_', ' ')} {then}; now {now}")
     with suppress(Exception):  # it may take no gap, where now there are some
         if old.get("classes") == card.get("classes"):
             found = score(y, ask(before["model"], before["X"], card), card)[loss]
