@@ -42,7 +42,8 @@ MAX_FILE_ROWS, MAX_FILE_BYTES = 100_000, 50 * 2**20  # of a CSV file
 MAX_FILES = 4  # at once; each is held in memory until it is answered
 ANSWER_SECONDS = 300  # for a body to come, to be answered, and for its client to take the answer
 JSON, CSV = "application/json", "text/csv"
-REFUSALS: dict[int | str, dict] = {413: {}, 415: {}, 422: {}, 503: {}}  # never 500
+# never 500: read_rows() refuses NaN and a million brackets, Model.answer() survives what raises
+REFUSALS: dict[int | str, dict] = {413: {}, 415: {}, 422: {}, 503: {}}
 LATER = {"Retry-After": "1"}  # seconds: a header of 503
 
 
@@ -56,11 +57,11 @@ class Answer(TypedDict):
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Load the model once, before the first request; swap it when its file is another one."""
-    app.state.files = asyncio.Semaphore(MAX_FILES)
-    await serve_file(app)
-    watch = asyncio.create_task(serve_new_files(app))
-    gc.freeze()  # collections needn't walk the libraries and the model again: a fifth of the time
+    """Load the model before the first request; for later ones swap it when its file is another."""
+    app.state.uploads = asyncio.Semaphore(MAX_FILES)
+    await serve_model(app)
+    watch = asyncio.create_task(serve_new_models(app))
+    gc.freeze()  # collections needn't walk the libraries and the model: a fifth of a request's time
     yield
     watch.cancel()
 
@@ -81,7 +82,7 @@ class JSONRoute(APIRoute):
             raise HTTPException(503, "There was no time to answer", LATER) from None
 
     async def handle(self, *connection: Any) -> None:
-        with suppress(TimeoutError):  # a client that is too slow is left
+        with suppress(TimeoutError):  # too slow with its body: 503, above; to take it: hung up on
             async with asyncio.timeout(ANSWER_SECONDS):
                 await super().handle(*connection)
 
@@ -126,9 +127,9 @@ async def explain(request: Request) -> dict[str, Any]:
 
 async def count_file(request: Request) -> AsyncIterator[None]:
     """Let MAX_FILES in at once, until they are answered or given up."""
-    if request.app.state.files.locked():
+    if request.app.state.uploads.locked():
         raise HTTPException(503, f"{MAX_FILES} files are being predicted", LATER)
-    async with request.app.state.files:
+    async with request.app.state.uploads:
         yield
 
 
@@ -506,7 +507,7 @@ def write_csv(lines: Iterable, separator: str, mark: str) -> str:
 WATCH_SECONDS = 1  # between looks at the file: a new one is served without a restart
 
 
-async def serve_file(app: FastAPI) -> None:
+async def serve_model(app: FastAPI) -> None:
     """Serve what is in the file now. Raises ValueError after a line that says what to type."""
     try:
         app.state.written = os.stat(MODEL_PATH).st_mtime_ns
@@ -521,11 +522,11 @@ async def serve_file(app: FastAPI) -> None:
         raise ValueError(why) from None
 
 
-async def serve_new_files(app: FastAPI) -> None:
+async def serve_new_models(app: FastAPI) -> None:
     """Serve what train.py writes while the app runs; a bad file leaves the model of before."""
     while True:
         await asyncio.sleep(WATCH_SECONDS)
         with suppress(OSError, ValueError):  # there is none, or a bad one
             if os.stat(MODEL_PATH).st_mtime_ns != app.state.written:
-                await serve_file(app)
+                await serve_model(app)
                 log.warning("main_api.py: the new '%s' is served", MODEL_PATH)

@@ -141,7 +141,7 @@ def draw_many_rows(card: dict) -> None:
             draw_result(card, state["page:result"])
 
 
-# the story ends here, but for the last tab, draw_about; what follows is the care that it takes
+# the story ends here: below are the last tab, draw_about(), and the care that the others take
 
 # asking the API
 BASE_PATH = f"/{st.get_option('server.baseUrlPath').strip('/')}".rstrip("/")

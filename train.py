@@ -2,7 +2,7 @@
 
     python train.py                                                  # scikit-learn's wine data
     python train.py sales.csv --target price                         # your table, a CSV file
-    python train.py people.csv --target survived --model my.joblib   # your own fitted pipeline
+    python train.py passengers.csv --target survived --model notebook.joblib  # your own pipeline
 
 For data from elsewhere replace load_table(), for other estimators build_model().
 Left out: free text, and a search for the best settings (prepare() says how to make one).
@@ -54,8 +54,8 @@ def main() -> None:
     # read the table, decide what each column is, turn it into numbers, choose the folds
     X, y, folds, card = prepare(**read_options(), before=before)
 
-    # compare a dummy and the candidates of build_model(), or models fitted like the given one, on
-    # rows that they have not seen: a clone for each fold, and its answers for the rows `tested`
+    # compare a dummy and the candidates of build_model(), or clones of the given one (prepare() left
+    # it on the card until now), on rows that they have not seen: a clone for each fold
     best, clones, answers = compare(find_models(X, y, folds, card), X, y, folds, card)
     card["importance"] = measure_importance(clones, X, y, folds, card)
     tested = np.concatenate([test for _, test in folds])
@@ -66,7 +66,7 @@ def main() -> None:
     note_results(answers, y[tested], card)
 
     # fit the best to all rows, unless it was given, and save it with its card
-    if hasattr(best, "estimator_"):  # it is fitted, and served as it is
+    if hasattr(best, "estimator_"):  # the given one in its wrapper, a DataFrameEstimator
         print(f"keeping the {card['estimator']}, as it was given")
     else:
         print(f"keeping the {card['estimator']}, fitting it to {len(y):,} rows", flush=True)
@@ -77,14 +77,14 @@ def main() -> None:
         print(f"  note: {note}")
     if before:
         say_before(before, y, card)
-    sha256 = save(best, X, card)
+    sha256 = save(best, X, card)  # with some rows of X, by which /explain explains
     print(f"saved {MODEL_PATH}: sha256 {sha256}, {time.perf_counter() - started:.1f} s in all")
     print("next: bash start.sh; where it runs already, the new model is served by itself")
 
 
 def prepare(path=None, model: str = "", before: dict | None = None, **options: str) -> tuple:
     """Return X, float64 of shape (rows, features), the target y, folds, and the card so far; the
-    options are OPTIONS. A notebook can look for settings, to be pasted into build_model(), by
+    options are those of the command line. A notebook can look for settings, to be pasted into build_model(), by
     RandomizedSearchCV(estimator, settings, cv=folds).fit(X, y).best_params_"""
     content, about = load_table(path)
     encoding, notes = find_encoding(content, options.get("encoding"))
@@ -126,17 +126,17 @@ def start_card(target: str, told: dict, notes: list[str]) -> dict:
         # "maximum", "format"; a category with "choices", perhaps "open"; a boolean
         "features": [],
         "estimator": "",  # what was kept, in words
-        "metrics": {},  # its scores on rows that it had not seen
+        "metrics": {},  # its scores on rows that it had not seen, a loss first
         "baseline": {},  # the same of the dummy, which ignores the features
         "measured": "",  # which rows these were
         "importance": {},  # feature to what shuffling it costs, largest first
-        "notes": notes,  # what a careful reader of the result should know
+        "notes": notes,  # what a careful reader should know; first, if it is no better than that
         # of two classes "cutoffs": what taking the rarer label for the answer earlier brings
         "uncertainty": {},  # see measure_uncertainty()
         "examples": [],  # a few real rows as JSON has them, a typical one first
         "rows": 0,  # trained on
         "dropped": [],  # columns, rows and cells left out, each with the reason
-        "told": told,  # on the command line: the defaults of the next run on this table
+        "told": told,  # by the command line or the card before: the next run's defaults
         "versions": {"python": sys.version.split()[0]} | {p: version(p) for p in packages},
     }
 
