@@ -376,22 +376,22 @@ async def read_rows(request: Request, kind: str) -> tuple[Model, np.ndarray]:
         raise refusal(f"Input should have at most {MAX_BRACKETS:,} brackets", "json_invalid")
     try:
         body = from_json(content)
+        for name in body if isinstance(body, dict) else ():  # note: else a million are kept
+            if name not in model.features:
+                raise refusal("There is no such feature", "extra_forbidden", name[:100])
         values = getattr(model, kind).validate_python(body, strict=True)
     except ValidationError as error:
         entries = error.errors(include_url=False, include_context=False)[:MAX_SENTENCES]
         for entry in entries:
-            kind, sent = entry["type"], entry.pop("input")
-            if kind == "float_type":
+            wrong, sent = entry["type"], entry.pop("input")
+            if wrong == "float_type":
                 entry["msg"] += ", such as 13.5"
-            elif kind in ("literal_error", "string_type") and isinstance(sent, int | float):
+            elif wrong in ("literal_error", "string_type") and isinstance(sent, int | float):
                 entry["msg"] = f'Input should be a text, in quotes: "{sent}"'
             entry |= {"loc": ["body", *entry["loc"]], "msg": entry["msg"][:300]}
         raise HTTPException(422, entries) from None
     except ValueError as error:
         raise refusal(str(error), "json_invalid") from None
-    for name in body:  # note: of a million unknown names pydantic would keep an error each
-        if name not in model.features:
-            raise refusal("There is no such feature", "extra_forbidden", name[:100])
     if kind == "Row":
         return model, np.array([[values.get(name) for name in model.features]], float)
     lengths = {len(column) for column in values.values() if column}
