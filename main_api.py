@@ -191,7 +191,7 @@ class Model:
 
     async def predict(self, X: np.ndarray) -> list[list]:
         """Return answer()'s columns. Raises HTTPException 422 if it has none, 503 if many wait."""
-        if sum(len(rows) for rows, _ in list(self.waiting)) >= MAX_WAITING_ROWS:  # the thread pops
+        if sum(len(rows) for rows, _ in [*self.waiting]) >= MAX_WAITING_ROWS:  # a copy: it shrinks
             raise HTTPException(503, "Too much work is waiting", LATER)
         columns = []
         for start in range(0, len(X), MAX_CALL_ROWS):
