@@ -47,7 +47,7 @@ from packaging.utils import canonicalize_name
 from sklearn import metrics
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
-from sklearn.dummy import DummyRegressor
+from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor, VotingClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.impute import SimpleImputer
@@ -77,7 +77,7 @@ CALLS = []  # of Given, for each the rows that it was fitted to, and those it wa
 JSON, CSV = "application/json", "text/csv"
 GERMAN = ["Januar", "Februar", "März", "April", "Mai", "Juni", "Juli", "August", "September"]
 GERMAN += ["Oktober", "November", "Dezember"]
-K = np.arange(1, 20)
+K, N = np.arange(1, 20), np.arange(100)
 LABELS = {"x": np.concatenate([K * 0.02, 1 - K * 0.03]), "y": np.repeat(["no", "yes"], 19)}
 
 
@@ -326,7 +326,8 @@ def to_csv(rows, api):
     ("1,23,456", 123456, 123456, ""), ("1.2K", 1200, 1200, ""), ("$15.4 M", 15.4e6, 15.4e6, "$"),
     ("3,5 Mio. €", 3.5e6, 3.5e6, "€"), ("<2.0", 2, 2, ""), ("1:38", 98, 98, "min"),
     ("14:05:30", 845.5, 845.5, "min of h:mm:ss"), ("£1.2m", 1.2e6, 1.2e6, "£"), ("3 m", 3, 3, "m"),
-    ("$20.00/hr", 20, 20, "$/hr"),
+    ("$20.00/hr", 20, 20, "$/hr"), ("1.2k", 1200, 1200, ""), ("4 million", 4e6, 4e6, ""),
+    ("2.5 lakh", 2.5e5, 2.5e5, ""), ("3 bn", 3e9, 3e9, ""), ("5 crore", 5e7, 5e7, ""),
     # with a unit
     ("51,000 mi.", 51000, 51, "mi."), ("174g", 174, 174, "g"), ("6.1 inches", 6.1, 6.1, "inches"),
     ("USD 799", 799, 799, "USD"), ("-5 °C", -5, -5, "°C"), ("12a", 12, 12, "a"),
@@ -578,6 +579,9 @@ def test_one_hot():
         ridge = train.build_model(card | {"features": features})["ridge regression"]
         found = ridge.fit([[math.nan], [0.5]] * 9, [9, 0] * 9).predict([[math.nan]])
         assert found == pytest.approx([gap], abs=0.1)
+    # what is missing is the median, where nothing else is learned of it
+    found = ridge.fit([[0], [0], [9]] * 9, [0, 0, 9] * 9).predict([[math.nan], [0]])
+    assert found[0] == found[1]
     two = [
         *three,
         {"type": "number", "missing": 0, "nullable": False},
@@ -605,6 +609,19 @@ def test_train_later_classes():
         card = {"classes": ["a", "b"], "features": features, "notes": []}
         train.make_folds(X, y, None, card)
         assert card["measured"] == measured
+
+
+@pytest.mark.parametrize(("target", "task"), [
+    (N % 10, "classification"), (N % 11, "regression"), (N % 10 / 2, "regression"),
+    (N % 12 * 150 + 17 * (N % 12 == 5), "classification"),  # codes, of parties say
+    (N % 12 * 150, "regression"), (N % 12 * 150 + 0.5, "regression"),  # prices
+    (N % 12 * 15 + (N % 12 == 5), "regression"),
+    ([*N[:97], *"abc"], "regression"), ([*N[:40] / 2, *["no", "yes"] * 30], "classification"),
+])  # fmt: skip
+def test_train_guesses(target, task, tmp_path):
+    """Few whole numbers are labels, also codes that are far apart; others are a quantity."""
+    (tmp_path / "table.csv").write_text(csv_of({"x": N * 7 % 100, "y": target}))
+    assert train.prepare(tmp_path / "table.csv")[-1]["task"] == task
 
 
 @pytest.mark.parametrize(("group", "folds"), [
@@ -816,6 +833,17 @@ def test_given_model(model, target, labels, note, tmp_path):
     assert next(iter(saved.card["metrics"].values())) == pytest.approx(unseen)
     assert unseen > 1.2 * loss(labels, getattr(model, method)(frame))
     assert saved.card["measured"] == "5 folds, shuffled, models like the one that is served"
+
+
+def test_given_labels_of_an_encoder(tmp_path):
+    """Numbers that a model's answers don't tell are in the order of LabelEncoder."""
+    columns = {"x": NUMBERS, "y": np.where(NUMBERS > 30, "no", "yes")}
+    frame = pd.DataFrame({"x": NUMBERS})
+    model = DummyClassifier().fit(frame, columns["y"] == "yes")
+    model.feature_names_in_ = np.array(["x"])
+    saved = give(tmp_path, csv_of(columns), model)
+    assert saved.model.labels == {"no": False, "yes": True}
+    assert saved.model.predict_proba(np.array([[5.0]]))[0].argmax() == 0
 
 
 def test_given_model_of_an_array(tmp_path):
@@ -1057,6 +1085,10 @@ def test_train_measures_by_hand(apis, tmp_path):
     assert [(each["features"], each["target"]) for each in card["examples"]] == ends
     few = fit(tmp_path, csv_of({"x": K[:18] * 50, "y": K[:18] * 49}), build=lambda *_: Given()).card
     assert few["uncertainty"]["widths"] == [18]
+    many = fit(
+        tmp_path, csv_of({"x": np.arange(300) / 2, "y": range(300)}), build=lambda *_: Given()
+    )
+    assert len(many.card["uncertainty"]["widths"]) == 5
     importance = apis["linear"].card["importance"]
     assert list(importance)[:2] == ["c7", "c1"]
     expected = [3 * math.sqrt(2), 2 * math.sqrt(2), *[0] * 28]
