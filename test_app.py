@@ -1328,6 +1328,16 @@ def test_warns(tmp_path):
         assert "2 to 19 mi. in training" in str(ask(url + "/openapi.json")[1])
 
 
+def test_interval_of_a_count(tmp_path):
+    """Where the target is never below zero, nor is an interval, unless its prediction is."""
+    x = N[::-1]
+    table = csv_of({"x": x, "y": x + np.where(x % 2, -1, 1) * (x > 0)})
+    model = fit(tmp_path, table, build=lambda *_: Given())
+    X = np.array([[0.0], [50.0], [-9.0]])
+    predictions, intervals, _ = load_api(model.path).Model(str(model.path)).ask(X)
+    assert (predictions, intervals) == ([0, 50, -9], [[0, 1], [49, 51], [-9, 1]])
+
+
 def test_odd_estimator(apis, tmp_path):
     """float32, and labels as a column of objects, are answered as others are."""
     sixty = apis["sixty"]
@@ -1965,8 +1975,14 @@ def test_page_about(api, open_page):
     gains = [max(0, gain) for gain in card["importance"].values()]
     shares = [gain / (sum(gains) or 1) for gain in gains]
     assert list(bars_of(page.table[-1]).values()) == pytest.approx(shares[:10])
-    if "cutoffs" in card:
-        assert len(page.table[1].value) == len(card["cutoffs"]["rows"])
+
+
+def test_page_about_cutoffs(apis, open_page):
+    """Of two labels, what acting from which probability on would bring."""
+    page, cutoffs = open_page(apis["sixty"].url, "About the model"), apis["sixty"].card["cutoffs"]
+    assert f"When to act on {cutoffs['label']}" in words_on(page)
+    shown = page.table[1].value.iloc[:, 2].tolist()
+    assert shown == [f"{min(99.9, 100 * row[2]):.1f} %" for row in cutoffs["rows"]]
 
 
 def test_page_and_its_api(apis, open_page, monkeypatch):
