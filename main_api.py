@@ -184,6 +184,7 @@ class Model:
             self.low = np.append(self.low, self.card["uncertainty"]["minimum"])
             self.high = np.append(self.high, self.card["uncertainty"]["maximum"])
             self.rarely_missing = np.append(self.rarely_missing, False)
+        self.ask(self.background[:1])  # what can't answer is refused now, not at the first request
         self.waiting: deque[tuple[np.ndarray, asyncio.Future]] = deque()
         self.is_called = False  # or will be, by those who wait
         # one thread, so that an estimator is never asked two things at once; with assume_finite
@@ -285,7 +286,7 @@ class Model:
             return f"{feature['name']} is a text that training does not know"
         if value < self.low[place]:
             end, side = self.low[place], "below {}, the lowest"
-        digits = 12 if feature["name"] in self.features else 6  # as sent, or as a model answers
+        digits = 15 if feature["name"] in self.features else 6  # as sent, or as a model answers
         unit = f" {feature['unit']}" if "unit" in feature else ""
         spelled = [f"{number:.{digits}g}{unit}" for number in (value, end)]
         if feature["type"] == "date":
@@ -472,6 +473,9 @@ def predict_lines(table: tuple, model: Model) -> Iterator[str]:
                 gaps[row].append(f"{name} {reason}, is read as a gap")
             else:
                 problems[row].append(f"{name} {reason}")
+        for row, cells in enumerate(part):
+            if not any(map(str.strip, cells)):
+                problems[row] = ["the row is empty"]
         readable = [row for row in range(len(part)) if row not in problems]
         answers = zip(*model.thread.submit(model.answer, X[readable]).result())
         lines = []

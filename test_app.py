@@ -325,7 +325,7 @@ def to_csv(rows, api):
     ("($192.96)", -192.96, -192.96, "$"), ("(167)", -167, -167, ""), ("15,63-", -15.63, -15.63, ""),
     ("1,23,456", 123456, 123456, ""), ("1.2K", 1200, 1200, ""), ("$15.4 M", 15.4e6, 15.4e6, "$"),
     ("3,5 Mio. €", 3.5e6, 3.5e6, "€"), ("<2.0", 2, 2, ""), ("1:38", 98, 98, "min"),
-    ("14:05:30", 845.5, 845.5, "min of h:mm:ss"), ("£1.2m", 1.2e6, 1.2e6, "£"), ("3 m", 3, 3, "m"),
+    ("14:05:30", 845.5, 845.5, "min of h:mm:ss"), ("0:01:01.5", 1.025, 1.025, "min of h:mm:ss"), ("£1.2m", 1.2e6, 1.2e6, "£"), ("3 m", 3, 3, "m"),
     ("$20.00/hr", 20, 20, "$/hr"), ("1.2k", 1200, 1200, ""), ("4 million", 4e6, 4e6, ""),
     ("2.5 lakh", 2.5e5, 2.5e5, ""), ("3 bn", 3e9, 3e9, ""), ("5 crore", 5e7, 5e7, ""),
     # with a unit
@@ -373,7 +373,10 @@ def test_read_no_number(text):
     # two stray quotes make no row of many, a cell may have several lines
     (b'a,b,c\n1,"x,2\n3,y,4\n5,"z,6\n7,u,8\n', ["a", "b", "c"],
      [["1", "x", "2"], ["3", "y", "4"], ["5", "z", "6"], ["7", "u", "8"]]),
+    (b'a,b,c\n1,x,2\n5,"z,6\n7,u,8\n', ["a", "b", "c"],
+     [["1", "x", "2"], ["5", "z", "6"], ["7", "u", "8"]]),
     (b'a,b,c\n1,"x\ny",2\n', ["a", "b", "c"], [["1", "x\ny", "2"]]),
+    ('a,b\n1,2\n"x, y\u2028z",3\n'.encode(), ["a", "b"], [["1", "2"], ["x, y\u2028z", "3"]]),
     # not UTF-8, or not quite
     ("ä,b\n".encode() + "ü,ö\n".encode() * 9 + b"\xfc,1\n", ["ä", "b"], [["ü", "ö"]] * 9 + [["\ufffd", "1"]]),
     (b"a,b\n" + b'1,"see;"""\n' * 20_000, ["a", "b"], [["1", 'see;"']] * 20_000),
@@ -439,6 +442,7 @@ def test_dates(tmp_path):
     layouts = ["%d.%m.%Y", "%m/%d/%Y", "%Y%m%d", "%d-%b-%y", "%b %d %Y"]
     layouts += ["%d.%m.%Y 18:00", "%m/%d/%Y 06:00:00 GMT"]
     layouts += ["%A, %d %B %Y", "%d%b%Y 6:00 PM", "%b %d, %Y 18:00", "%d/%m/%y 18:00"]
+    layouts += ["%Y-%m-%d 6:00 PM", "%Y-%m-%d 18:00:00 UTC", "%Y-%b-%d"]
     table = {layout: [f"{day:{layout}}" for day in days] for layout in layouts}
     table["German"] = [f"{day:%d}. {GERMAN[day.month - 1]} {day:%Y}" for day in days]
     clocks = itertools.cycle(["T23:00+01:00", "T00:00+02:00"])  # 22:00 in UTC, or of the day before
@@ -453,10 +457,11 @@ def test_dates(tmp_path):
     for feature, column in zip(card["features"], X.T):
         assert train.read_date(feature["maximum"]) == column.max()
     expected = 19722 + 5 * np.arange(30)  # 54 years with 13 leap days, less one day
-    shifts = [0, 0, 0, 0, 0, 0.75, 0.25, 0, 0.75, 0.75, 0.75, 0, 22 / 24 - np.arange(30) % 2]
+    shifts = [0, 0, 0, 0, 0, 0.75, 0.25, 0, 0.75, 0.75, 0.75, 0.75, 0.75, 0, 0]
+    shifts += [22 / 24 - np.arange(30) % 2]
     for column, shift in zip(X.T, shifts):
         assert column == pytest.approx(expected + shift)
-    assert X[:, 13].tolist() == [(day - date(1970, 1, 1)).days for day in few]
+    assert X[:, 16].tolist() == [(day - date(1970, 1, 1)).days for day in few]
     assert (problems, card["features"][0]["minimum"]) == ([], "2023-12-31")
     assert card["features"][5]["maximum"] == "2024-05-24T18:00:00"
 
@@ -616,7 +621,7 @@ def test_train_later_classes():
     (N % 12 * 150 + 17 * (N % 12 == 5), "classification"),  # codes, of parties say
     (N % 12 * 150, "regression"), (N % 12 * 150 + 0.5, "regression"),  # prices
     (N % 12 * 15 + (N % 12 == 5), "regression"),
-    ([*N[:97], *"abc"], "regression"), ([*N[:40] / 2, *["no", "yes"] * 30], "classification"),
+    ([*N[:97], *"abc"], "regression"), ([*"+-"] * 50, "classification"), ([*N[:40] / 2, *["no", "yes"] * 30], "classification"),
 ])  # fmt: skip
 def test_train_guesses(target, task, tmp_path):
     """Few whole numbers are labels, also codes that are far apart; others are a quantity."""
@@ -1262,7 +1267,7 @@ def test_csv(apis, tmp_path):
         ("4;-3;;5", "4;-3;;;;;;the row has 4 cells, the header 3"),
         ("6;666;", "6;666;;;;;;the model has no answer for this row"),
         ("7;9.5; d", f'7;9.5; d;9.5;9.5;9.5;"x {above}; y {above}";'),
-        ('; ;""', "; ;;;;;;x is missing"),
+        ('; ;""', "; ;;;;;;the row is empty"),
     ]
     body, expected = ("\n".join(each) for each in zip(*lines))
     assert ask(apis["given"].url + "/predict/csv", body, CSV) == (200, expected + "\n")

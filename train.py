@@ -189,9 +189,9 @@ def find_options(told: dict, table: pd.DataFrame, before: dict) -> dict:
     is_same = target in table and told.get("target") in (None, target)
     if is_same and 2 * len(known) > len(features):
         for key, value in before["told"].items():
-            if key not in told and isinstance(value, str):
-                told[key] = value
-                print(f"as the last time: --{key} {value}")
+            if key not in told and (key != "group" or value in table):
+                told[key] = ",".join(value) if isinstance(value, list) else value
+                print(f"as the last time: --{key} {told[key]}")
     # JSON can't hold what a shell sends that is no UTF-8; --drop "" takes it back
     return {key: text.encode(errors="replace").decode() for key, text in told.items() if text}
 
@@ -283,10 +283,12 @@ def read_rows(text: io.TextIOBase, separator: str) -> Iterator[list[str]]:
         yield "\n"  # a blank row: the last one, unless a quote has swallowed it
 
     for row in csv.reader(read_lines(), delimiter=separator, skipinitialspace=has_blanks):
-        split = [line.split(separator) for line in separator.join(row).splitlines() if line]
+        lines = filter(None, re.split(r"[\r\n]+", separator.join(row)))
+        split = [line.split(separator) for line in lines]
         if len(split) > 1 and set(map(len, split)) == {width}:
             size = 0  # two stray quotes have made one row of many
             yield from split
+            row = []
         elif row:
             size, width = 0, len(row)  # many blank rows are as bad as a long one
             yield row[: MAX_COLUMNS + 1]
@@ -339,7 +341,7 @@ MAGNITUDES |= {"bn": 1e9, "billion": 1e9, "Mrd.": 1e9, "lakh": 1e5, "crore": 1e7
 
 def split_number(text: str) -> tuple[dict[str, float], str]:
     """Return what a text means by the decimal mark, 1,234 two numbers, 007 none; and the unit."""
-    if clock := re.fullmatch(r"(?a)(\d{1,3}):([0-5]\d)(?::([0-5]\d))?", text):
+    if clock := re.fullmatch(r"(?a)(\d{1,3}):([0-5]\d)(?::([0-5]\d(?:\.\d+)?))?", text):
         # beside 1:02:11 the short 59:30 is of minutes and seconds, so another unit
         minutes = 60 * float(clock[1]) + float(clock[2]) + float(clock[3] or 0) / 60
         return dict.fromkeys(".,", minutes), "min of h:mm:ss" if clock[3] else "min"
@@ -395,7 +397,9 @@ def find_writing(counts: pd.Series, card: dict, separator: str = ",") -> tuple[s
 
 
 ISO = "ISO 8601"
-LAYOUTS = "%Y-%m-%d %m-%d-%Y %d-%m-%Y %d-%b-%Y %b-%d-%Y %b-%Y %Y-%b %m-%Y %Y-%m %m%d%Y %d%m%Y"
+LAYOUTS = (
+    "%Y-%m-%d %m-%d-%Y %d-%m-%Y %d-%b-%Y %b-%d-%Y %Y-%b-%d %b-%Y %Y-%b %m-%Y %Y-%m %m%d%Y %d%m%Y"
+)
 EIGHT_DIGITS = r"(19|20)\d{6}|\d{4}(19|20)\d\d"  # 20241231 or 12312024
 DATE = re.compile(r"(?s)(.*?)(?:[t ,]+(\d+:\d\d)(:\d\d)?(?:\.\d+)? ?([ap]m)?(?: utc| gmt)?)?")
 WORD = re.compile(r"\d+|jan|feb|m[aä]r|mrz|apr|ma[yi]|jun|jul|aug|sep|o[ck]t|nov|de[cz]|q[1-4]")
@@ -406,10 +410,12 @@ ENGLISH |= {"q1": "jan", "q2": "apr", "q3": "jul", "q4": "oct"}  # the first mon
 def read_date(text: str, layout: str = ISO) -> float | None:
     """Return the days since 1970-01-01, in UTC where a zone is told, or None; ISO is always read."""
     try:
-        if layout == ISO or re.match(r"\d{4}-\d\d-\d\d", text):
+        if layout == ISO or re.fullmatch(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d\S*)?", text):
             moment = datetime.fromisoformat(text)
         else:  # Fri, 5. Januar 2024 6:00 PM
             day, clock, seconds, half = DATE.fullmatch(text.lower()).groups("")
+            if re.match(r"[a-pr-z]\d", day):  # P10022024 is no date
+                return None
             day = "-".join(ENGLISH.get(word, word) for word in WORD.findall(day))
             if re.search(r"\D\d\d$", day) and layout != "%m-%Y":  # the year has two digits
                 layout = layout.replace("-%Y", "-%y")
@@ -503,7 +509,8 @@ def read_target(table: pd.DataFrame, card: dict) -> tuple[pd.Series, pd.DataFram
     """Return the target where it is known, numbers or labels as texts; and the rows to describe."""
     name = card["target"]
     cells = table[name].replace("", card["told"].get("empty", ""))
-    known = cells[~cells.isin(MISSING)]
+    is_label = (cells == "+").sum() >= FOLDS  # then so is "-"
+    known = cells[~cells.isin(MISSING - {"-"} if is_label else MISSING)]
     mark, unit, _ = find_writing(known.value_counts()[:1000], card)
     y = known.map(partial(read_number, decimal=mark, unit=unit)).astype(float).dropna()
     why = "no number"
@@ -624,6 +631,7 @@ def describe_column(texts: pd.Series, card: dict) -> dict | str:
 def find_layout(texts: pd.Series, counts: pd.Series, notes: list[str]) -> str | None:
     """Return how these texts write a date, None if they do not; note what had to be assumed."""
     some, dates = counts.index[:: len(counts) // 1000 + 1].to_series(), {}
+    some = some[some.str.contains(r"\d")]  # no words for a gap
     for layout in (ISO, *LAYOUTS.split()):
         dates[layout] = some.map(partial(read_date, layout=layout)).notna().sum()
     best, *others = [layout for layout in dates if dates[layout] == max(dates.values())]
@@ -979,7 +987,8 @@ def find_models(X: np.ndarray, y: np.ndarray, folds: Folds, card: dict) -> dict[
             words = "the very model that is served, which may have seen these rows"
             card["notes"].insert(0, f"the scores are of {words} ({error!r:.300})")
         card["measured"] += f", {words}"
-        return {type(given.estimator_).__name__: given}
+        steps = getattr(given.estimator_, "steps", [("", given.estimator_)])
+        return {type(steps[-1][1]).__name__: given}
     models = build_model(card)
     if not isinstance(models, dict):
         models = {type(models).__name__: models}
@@ -1177,7 +1186,7 @@ def pick_examples(answers: np.ndarray, X: np.ndarray, y: np.ndarray, card: dict)
     for part in parts:
         table = pd.DataFrame(X[part], part)
         middle = table.median()
-        middle[is_choice] = table.mode().iloc[0][is_choice]
+        middle[is_choice] = table.mode().reindex([0]).loc[0][is_choice]
         far = ((table - middle).abs() / pd.DataFrame(X).std()).clip(upper=2).fillna(2).sum(axis=1)
         row = far[losses[part] <= np.median(losses[part])].idxmin()
         values = {f["name"]: decode(f, value) for f, value in zip(card["features"], X[row])}
@@ -1192,15 +1201,18 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
         rows = np.vstack([X[:LARGE_WORK], random.permuted(X, axis=0)[:LARGE_WORK]])
         likely = model.classes_[model.predict_proba(rows).argmax(axis=1)]
         by_probability = bool((np.ravel(model.predict(rows)) == likely).all())
-    # another text of an open category is as good as unseen
-    known = [len(f["choices"]) - 1 if "open" in f else np.inf for f in card["features"]]
+    low, high = np.nanmin(X, axis=0), np.nanmax(X, axis=0)
+    for place, feature in enumerate(card["features"]):
+        if "minimum" not in feature:  # another text of an open category is as good as unseen
+            last = len(feature["choices"]) - 1 if "open" in feature else np.inf
+            low[place], high[place] = 0, last
     artifact = {
         "model": model,
         "card": card,
         "background": random.permutation(X)[:100],  # to explain an answer by
         "by_probability": by_probability,  # the predicted label is always the most probable one
-        "low": np.nanmin(X, axis=0),
-        "high": np.minimum(np.nanmax(X, axis=0), known),
+        "low": low,
+        "high": high,
         # where a gap is as good as unseen
         "rarely_missing": np.isnan(X).sum(axis=0) <= min(FEW_GAPS, 0.05 * len(X)),
     }
