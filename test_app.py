@@ -1876,8 +1876,8 @@ def test_page_what_if(apis, open_page):
         for label, shares in probabilities.items():
             assert [found[place, label] for place in places] == pytest.approx(shares)
         assert {places[0], places[-1]} == {points["at"].min(), points["at"].max()}
-    # the point in the middle between -20 and this is 666
-    page = open_page(apis["given"].url, query={"_x": "1352"})
+    # the point in the middle between -20 and this is 777
+    page = open_page(apis["given"].url, query={"_x": "1574"})
     assert "The model has no answer for these values" in words_on(page)
 
 
