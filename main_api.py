@@ -33,7 +33,7 @@ from sklearn.exceptions import InconsistentVersionWarning
 from starlette.requests import ClientDisconnect
 from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
 
-from train import MAX_NUMBER, check_file, decode, encode, read_date, read_table
+from train import MAX_NUMBER, check_file, decode, encode, find_encoding, read_date, read_table
 
 MODEL_PATH = os.environ.get("MODEL_PATH") or "model.joblib"
 MODEL_SHA256 = os.environ.get("MODEL_SHA256", "")  # if set, any other file is refused
@@ -431,7 +431,8 @@ MAX_PART_CHARACTERS = 2_000_000  # of a file, answered together; and ten for eac
 def open_table(content: bytes, model: Model) -> tuple[list[str], str, Iterator[list[str]]]:
     """Return what read_table() does. Raises HTTPException 422 if it can't be predicted."""
     try:
-        names, _, rows = read_table(content, model.card["told"].get("encoding"))
+        encoding, _ = find_encoding(content, model.card["told"].get("encoding"))
+        names, _, rows = read_table(content, encoding)
         absent = [repr(name) for name in model.features if name not in names]
         if absent:
             raise ValueError(f"it has no column {', '.join(absent[:MAX_SENTENCES])}")
@@ -439,7 +440,7 @@ def open_table(content: bytes, model: Model) -> tuple[list[str], str, Iterator[l
         if not 0 < len(first) + sum(1 for _ in islice(rows, MAX_FILE_ROWS)) <= MAX_FILE_ROWS:
             raise ValueError(f"it has no rows, or more than {MAX_FILE_ROWS:,} rows")
         check_file(dict(zip(names, zip(*first))), model.card)
-        return read_table(content, model.card["told"].get("encoding"))  # from its first row again
+        return read_table(content, encoding)  # from its first row again
     except ValueError as error:
         raise refusal(f"This is no table to predict: {error}", "table") from None
 
@@ -474,7 +475,9 @@ def predict_lines(table: tuple, model: Model) -> Iterator[str]:
             else:
                 problems[row].append(f"{name} {reason}")
         for row, cells in enumerate(part):
-            if not any(map(str.strip, cells)):
+            if any(cells[len(names) :]):
+                problems[row] = [f"the row has {len(cells)} cells, the header {len(names)}"]
+            elif not any(map(str.strip, cells)):
                 problems[row] = ["the row is empty"]
         readable = [row for row in range(len(part)) if row not in problems]
         answers = zip(*model.thread.submit(model.answer, X[readable]).result())
@@ -482,10 +485,8 @@ def predict_lines(table: tuple, model: Model) -> Iterator[str]:
         for row, cells in enumerate(part):
             line = cells[: len(names)]
             answer = [None] if row in problems else next(answers)
-            if any(cells[len(names) :]):
-                problems[row] = [f"the row has {len(cells)} cells, the header {len(names)}"]
-            if problems[row] or answer[0] is None:
-                reasons = problems[row] or ["the model has no answer for this row"]
+            if answer[0] is None:
+                reasons = problems.get(row, ["the model has no answer for this row"])
                 line += [""] * (len(added) - 1) + ["; ".join(reasons[:MAX_SENTENCES])]
             else:
                 prediction, *numbers, sure, sentences = answer

@@ -121,9 +121,10 @@ def start_card(target: str, told: dict, notes: list[str]) -> dict:
         "task": "",  # "classification", with "classes", the labels in order; or "regression"
         "target": target,  # its column's name
         "decimal": ".",  # the table's mark; a feature may have its own
-        # in column order, each with "name", "type", "nullable", "missing", "default" and "counts":
-        # a number with "minimum", "maximum", "integer", perhaps "unit"; a date with "minimum",
-        # "maximum", "format"; a category with "choices", perhaps "open"; a boolean
+        # in column order, each with "name", "type", "nullable", "gaps" (texts), "missing" (rows),
+        # "default" and "counts": a number with "minimum", "maximum", "integer", "decimal", perhaps
+        # "unit"; a date with "minimum", "maximum", "format"; a category with "choices", perhaps
+        # "open"; a boolean
         "features": [],
         "estimator": "",  # what was kept, in words
         "metrics": {},  # its scores on rows that it had not seen, a loss first
@@ -608,8 +609,8 @@ def describe_column(texts: pd.Series, card: dict) -> dict | str:
     if ID_NAME.search(name) and len(counts) > FEW_CHOICES and not (values % 1 > 0).any():
         again = f"; --group {name} keeps its rows together" if len(counts) < known / 2 else ""
         return f"an identifier, by its name; rename it to keep it{again}"
-    counter = [str(row) for row in range(len(texts) + 1)]
-    if texts.tolist() in (counter[:-1], counter[1:]) and not TIME.search(name):
+    counter = map(str, range(int(texts.iloc[0] == "1"), len(texts) + 1))
+    if not TIME.search(name) and all(text == row for text, row in zip(texts, counter)):
         return "an identifier: it counts the rows; shuffle them to keep it"
     if is_number:
         return {"type": "number", "decimal": mark} | ({"unit": unit} if unit else {})
@@ -840,7 +841,6 @@ def describe_given(ask, frame: pd.DataFrame, key_of: dict, texts: pd.Series, car
 
 # the models
 
-FEW_GAPS = 30
 LARGE_WORK = 50_000  # rows times classes: beyond, one fold is enough, and so many rows to fit to
 
 
@@ -859,8 +859,7 @@ def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
     if any(feature["nullable"] for feature in features):  # else 0.2 ms a call for nothing
         inputs.append(impute.SimpleImputer(strategy="median"))
     inputs = make_pipeline(*inputs)
-    few = min(FEW_GAPS, 0.05 * card["rows"])  # gaps in so few rows don't teach what they mean
-    gaps = [place for place, feature in enumerate(features) if feature["missing"] > few]
+    gaps = np.flatnonzero(~have_few_gaps(card))
     dates = [place for place, feature in enumerate(features) if feature["type"] == "date"]
     sizes = np.array([len(feature.get("choices", [])) for feature in features])
     one_hot, chosen = OneHotEncoder(handle_unknown="ignore"), np.flatnonzero(sizes)
@@ -869,7 +868,7 @@ def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
         places = np.concatenate([np.arange(size) for size in sizes])
         one_hot = FunctionTransformer(partial(np.equal, places))
         chosen = np.repeat(np.arange(len(sizes)), sizes)
-    if dates or gaps or sizes.any():
+    if dates or gaps.size or sizes.any():
         inputs = make_column_transformer(
             (inputs, np.flatnonzero(sizes == 0)),
             (impute.MissingIndicator(features="all"), gaps),
@@ -892,6 +891,12 @@ def build_model(card: dict) -> dict[str, BaseEstimator] | BaseEstimator:
         quick, slow = make_pipeline(columns, quick), make_pipeline(columns, slow)
     linear = make_pipeline(inputs, linear)
     return {name: linear, "gradient boosting": quick, "slow gradient boosting": slow}
+
+
+def have_few_gaps(card: dict) -> np.ndarray:
+    """Return for each feature whether too few rows have a gap to learn what it means."""
+    few = min(30, 0.05 * card["rows"])
+    return np.array([feature["missing"] <= few for feature in card["features"]])
 
 
 def calendar(days: np.ndarray) -> np.ndarray:
@@ -1182,12 +1187,12 @@ def pick_examples(answers: np.ndarray, X: np.ndarray, y: np.ndarray, card: dict)
     if "classes" in card:
         parts = [np.flatnonzero(y == label) for label in pd.Series(y).value_counts().index[:5]]
     is_choice = ["minimum" not in feature for feature in card["features"]]
-    examples = []
+    spread, examples = pd.DataFrame(X).std(), []
     for part in parts:
         table = pd.DataFrame(X[part], part)
         middle = table.median()
         middle[is_choice] = table.mode().reindex([0]).loc[0][is_choice]
-        far = ((table - middle).abs() / pd.DataFrame(X).std()).clip(upper=2).fillna(2).sum(axis=1)
+        far = ((table - middle).abs() / spread).clip(upper=2).fillna(2).sum(axis=1)
         row = far[losses[part] <= np.median(losses[part])].idxmin()
         values = {f["name"]: decode(f, value) for f, value in zip(card["features"], X[row])}
         examples.append({"features": values, "target": y[row].item()})
@@ -1213,8 +1218,7 @@ def save(model: BaseEstimator, X: np.ndarray, card: dict) -> str:
         "by_probability": by_probability,  # the predicted label is always the most probable one
         "low": low,
         "high": high,
-        # where a gap is as good as unseen
-        "rarely_missing": np.isnan(X).sum(axis=0) <= min(FEW_GAPS, 0.05 * len(X)),
+        "rarely_missing": have_few_gaps(card),  # there a gap is as good as unseen
     }
     new = MODEL_PATH.with_name(f".{MODEL_PATH.name}.{os.getpid()}")
     try:
